@@ -1,0 +1,62 @@
+"""fastbp: compiled kernels that train multilayer perceptrons, and a thin Python API over them."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# In a checkout ./fastbp shadows an installed package but does not contain the kernels, which lie beside it.
+_CHECKOUT = Path(__file__).parent.parent
+if (_CHECKOUT / "pyproject.toml").exists() and (_CHECKOUT / "kernels" / "contract.py").exists():
+    __path__.append(str(_CHECKOUT))
+
+if TYPE_CHECKING:
+    from . import datasets, kernels
+    from .callbacks import Callback, Checkpoint, EarlyStopping, History, JSONLLogger, TrainingState
+    from .kernels import backends
+    from .network import Network
+    from .optimizers import SGD, Adam, AdamW
+    from .trainer import Trainer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Adam": "optimizers",
+    "AdamW": "optimizers",
+    "Callback": "callbacks",
+    "Checkpoint": "callbacks",
+    "EarlyStopping": "callbacks",
+    "History": "callbacks",
+    "JSONLLogger": "callbacks",
+    "MLPClassifier": "estimators",
+    "MLPRegressor": "estimators",
+    "Network": "network",
+    "SGD": "optimizers",
+    "Trainer": "trainer",
+    "TrainingState": "callbacks",
+    "backends": "kernels",
+    "load": "io",
+    "patch_sklearn": "accelerate",
+    "save": "io",
+    "unpatch_sklearn": "accelerate",
+}
+_MODULES = ("datasets", "kernels")
+
+__all__ = sorted([*_HOMES, *_MODULES])
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `import fastbp` itself stays cheap."""
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module 'fastbp' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

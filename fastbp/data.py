@@ -1,0 +1,163 @@
+"""Samples and targets: from whatever users hold to the contiguous arrays of one dtype that kernels take.
+
+Everything is validated here, before a kernel runs; the caller's objects are never written to.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .kernels import Activation, Loss
+
+
+def as_features(X: Any, dtype: Any, n_features: int | None = None, *, check: bool = True) -> dict[str, NDArray[Any]]:
+    """Return samples as the buffers ``X`` (dense) or ``X_data, X_indices, X_indptr`` (sparse).
+
+    Parameters
+    ----------
+    X : array-like or sparse matrix of shape (n, I)
+        Whatever `sklearn.utils.check_array` takes.
+    dtype : numpy.float32 or numpy.float64
+    n_features : int, optional
+        I, where it is known already.
+    check : bool
+        False where the caller has validated X.
+
+    Raises
+    ------
+    ValueError
+        If X is not a finite, numeric, non-empty (n, I) matrix.
+    """
+    if check:
+        from sklearn.utils import check_array
+
+        X = check_array(X, accept_sparse=["csr", "csc"], dtype=dtype, order="C", input_name="X")
+    if n_features is not None and X.shape[1] != n_features:
+        raise ValueError(
+            f"X has {X.shape[1]} features, but the network has {n_features} inputs; pass X of shape (n, {n_features})"
+        )
+    if hasattr(X, "tocsr"):
+        return _as_csr(X.tocsr(), dtype)
+    dense = np.ascontiguousarray(X, dtype=dtype)
+    return {
+        "X": dense,
+        "X_data": np.empty(0, dtype),
+        "X_indices": np.empty(0, np.int32),
+        "X_indptr": np.empty(0, np.int64),
+    }
+
+
+def _as_csr(X: Any, dtype: Any) -> dict[str, NDArray[Any]]:
+    return {
+        "X": np.empty((0, X.shape[1]), dtype),
+        "X_data": np.ascontiguousarray(X.data, dtype=dtype),
+        "X_indices": np.ascontiguousarray(X.indices, dtype=np.int32),
+        "X_indptr": np.ascontiguousarray(X.indptr, dtype=np.int64),
+    }
+
+
+def n_samples(data: dict[str, NDArray[Any]]) -> int:
+    """Return the number of samples in buffers from `as_features`."""
+    return len(data["X_indptr"]) - 1 if len(data["X_indptr"]) else len(data["X"])
+
+
+def is_sparse(data: dict[str, NDArray[Any]]) -> bool:
+    """Tell whether buffers from `as_features` hold CSR data."""
+    return bool(len(data["X_indptr"]))
+
+
+def as_targets(
+    y: Any, dtype: Any, n: int, n_outputs: int, output: Activation, loss: Loss
+) -> dict[str, NDArray[Any]]:
+    """Return targets as the buffers ``y`` (a matrix) and ``classes`` (class numbers), one of them empty.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,) or (n, O)
+        Whole numbers of shape (n,) beside more than one output are class numbers; else targets.
+    dtype : numpy.float32 or numpy.float64
+    n : int
+        Number of samples.
+    n_outputs : int
+        O.
+    output : Activation
+    loss : Loss
+
+    Raises
+    ------
+    ValueError
+        If y does not fit the samples, the outputs or the loss.
+    TypeError
+        If y holds strings or objects.
+    """
+    y = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
+    if y.dtype.kind not in "biuf":
+        raise TypeError(
+            f"y has dtype {y.dtype}; pass class numbers 0 to {n_outputs - 1} (numpy.unique(y, return_inverse=True)[1]) "
+            "or a matrix of numbers"
+        )
+    if y.ndim not in (1, 2) or len(y) != n:
+        raise ValueError(f"y has shape {y.shape} but X has {n} samples; pass y of shape ({n},) or ({n}, {n_outputs})")
+    if y.ndim == 1 and n_outputs > 1:
+        return {"y": np.empty((0, n_outputs), dtype), "classes": _as_classes(y, n_outputs)}
+    if y.ndim == 1:
+        y = y[:, None]
+    if y.shape[1] != n_outputs:
+        raise ValueError(
+            f"y has {y.shape[1]} columns but the network has {n_outputs} outputs; pass y of shape ({n}, {n_outputs})"
+        )
+    matrix = np.ascontiguousarray(y, dtype=dtype)
+    if not np.isfinite(matrix).all():
+        raise ValueError("y contains NaN or infinity; remove these samples")
+    _check_range(matrix, loss)
+    return {"y": matrix, "classes": np.empty(0, np.int64)}
+
+
+def _as_classes(y: NDArray[Any], n_outputs: int) -> NDArray[np.int64]:
+    classes = np.ascontiguousarray(y, dtype=np.int64) if np.isfinite(y).all() else None
+    if classes is None or (y.dtype.kind == "f" and (classes != y).any()):
+        raise ValueError(
+            f"y holds numbers that are no class numbers, beside a network with {n_outputs} outputs; pass whole numbers "
+            f"0 to {n_outputs - 1} or a matrix of shape ({len(y)}, {n_outputs})"
+        )
+    if classes.min() < 0 or classes.max() >= n_outputs:
+        raise ValueError(
+            f"y holds class numbers from {classes.min()} to {classes.max()}, but the network has {n_outputs} outputs; "
+            f"pass numbers 0 to {n_outputs - 1}"
+        )
+    return classes
+
+
+def _check_range(y: NDArray[Any], loss: Loss) -> None:
+    """Refuse targets for which a loss is not defined."""
+    if loss == Loss.POISSON and (y < 0).any():
+        raise ValueError(f"loss 'poisson' needs targets of at least 0, got {y.min()}")
+    if loss in (Loss.CROSS_ENTROPY, Loss.BINARY_CROSS_ENTROPY) and ((y < 0) | (y > 1)).any():
+        raise ValueError(f"loss 'cross_entropy' needs targets in [0, 1], got {y.min()} to {y.max()}")
+    if loss == Loss.CROSS_ENTROPY and not np.allclose(y.sum(axis=1), 1, atol=1e-3):
+        raise ValueError(
+            "loss 'cross_entropy' on softmax needs targets that sum to 1 in each row; for labels that are not exclusive "
+            "build the network with output='logistic'"
+        )
+
+
+def as_sample_weight(sample_weight: Any, dtype: Any, n: int) -> NDArray[Any]:
+    """Return sample weights as an (n, 1) matrix, or (0, 1) for None.
+
+    Raises
+    ------
+    ValueError
+        If the weights are not n finite numbers of at least 0, at least one of them above 0.
+    """
+    if sample_weight is None:
+        return np.empty((0, 1), dtype)
+    weights = np.asarray(sample_weight)
+    if weights.dtype.kind not in "biuf" or weights.shape != (n,):
+        raise ValueError(f"sample_weight has dtype {weights.dtype} and shape {weights.shape}; pass {n} numbers")
+    weights = np.ascontiguousarray(weights, dtype=dtype)[:, None]
+    if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+        raise ValueError("sample_weight must be finite, at least 0, and not 0 throughout")
+    return weights

@@ -1,0 +1,240 @@
+"""The network: an immutable specification and its parameters."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import kernels
+from .data import as_features, is_sparse, n_samples
+from .initializers import as_random_state, glorot_uniform
+from .kernels import Activation
+from .losses import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, as_activation
+from .plan import Data, Layout, aligned_empty, no_data, prediction_plan, run_buffers
+
+PREDICTION_BATCH = 256
+"""Rows that go through the network together in prediction: their activations stay in the second-level cache."""
+
+
+class Network:
+    """A multilayer perceptron: z^l = a^(l-1) W^l + b^l, a^l = act(z^l) (P&P (2)(3), Cheng (3)(4), Book 4.1.4).
+
+    Parameters
+    ----------
+    layer_sizes : iterable of int
+        Inputs, hidden layers, outputs: ``(784, 128, 10)``. Two numbers make a network without hidden layers.
+    hidden_activation : {"relu", "identity", "logistic", "tanh"}
+    output : {"softmax", "identity", "logistic", "relu", "tanh", "exp"}
+        Activation of the output layer.
+    bias : bool
+        False: no layer has a bias (P&P (2)).
+    dtype : {"float32", "float64"}
+    random_state : None, int or numpy.random.RandomState
+        For the initial weights, drawn as scikit-learn draws them.
+    backend : str
+        ``"auto"``, ``"cython"``, ``"numba"`` or ``"numpy"``: what computes predictions.
+    n_threads : int, optional
+
+    Attributes
+    ----------
+    layer_sizes : tuple of int
+    hidden_activation, output : str
+    bias : bool
+    dtype : numpy.dtype
+    backend : str
+        The backend's name.
+    parameters : ndarray of shape (n_parameters,)
+        All weights, then all biases, in one flat buffer.
+    weights, biases : list of ndarray
+        Each layer's W of shape (inputs, outputs) and b of shape (outputs,), views into ``parameters``.
+
+    Raises
+    ------
+    ValueError
+        If an argument is not as described.
+    ImportError
+        If the backend is not available.
+
+    Examples
+    --------
+    >>> import fastbp
+    >>> net = fastbp.Network((4, 3, 2), random_state=0)
+    >>> net.n_parameters, net.weights[0].shape, net.biases[1].shape
+    (23, (4, 3), (2,))
+    """
+
+    def __init__(
+        self,
+        layer_sizes: Iterable[int],
+        hidden_activation: str = "relu",
+        output: str = "softmax",
+        *,
+        bias: bool = True,
+        dtype: Any = "float32",
+        random_state: int | np.random.RandomState | None = None,
+        backend: str = "auto",
+        n_threads: int | None = None,
+    ) -> None:
+        self.layer_sizes = _as_layer_sizes(layer_sizes)
+        hidden = as_activation(hidden_activation, HIDDEN_ACTIVATIONS, "hidden_activation")
+        last = as_activation(output, OUTPUT_ACTIVATIONS, "output")
+        if output == "softmax" and self.layer_sizes[-1] == 1:
+            raise ValueError("softmax over one output is always 1; use output='logistic' for two classes")
+        self.hidden_activation, self.output, self.bias = hidden_activation, output, bool(bias)
+        self.dtype = _as_dtype(dtype)
+        self.backend = kernels.backend(backend).name
+        self.n_threads = None if n_threads is None else kernels.check_n_threads(n_threads)
+        self.layout = Layout(self.layer_sizes, self.bias)
+        self.activations: tuple[Activation, ...] = (*[hidden] * (self.layout.n_layers - 1), last)
+        self.parameters = aligned_empty(self.layout.size, self.dtype)
+        self.weights, self.biases = self.layout.weights(self.parameters), self.layout.biases(self.parameters)
+        self._initialize(as_random_state(random_state))
+
+    def _initialize(self, random_state: np.random.RandomState) -> None:
+        for layer, W in enumerate(self.weights):
+            initial_W, initial_b = glorot_uniform(*W.shape, self.hidden_activation, random_state)
+            W[...] = initial_W
+            if self.bias:
+                self.biases[layer][...] = initial_b
+
+    def __repr__(self) -> str:
+        sizes = "-".join(map(str, self.layer_sizes))
+        return (
+            f"<fastbp.Network {sizes}, {self.hidden_activation}, {self.output}, {self.dtype}, "
+            f"{self.n_parameters} parameters, backend {self.backend!r}>"
+        )
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights and biases (Book 4.1.4)."""
+        return self.layout.size
+
+    def forward(self, X: Any, *, check: bool = True) -> NDArray[Any]:
+        """Return the outputs a^L of the network.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n, I)
+        check : bool
+            False where X is known to be a finite (n, I) matrix.
+
+        Returns
+        -------
+        ndarray of shape (n, O), dtype of the network
+
+        Raises
+        ------
+        ValueError
+            If X is not a finite, numeric (n, I) matrix.
+        """
+        data = as_features(X, self.dtype, self.layer_sizes[0], check=check)
+        n, n_outputs = n_samples(data), self.layer_sizes[-1]
+        out = np.empty((n, n_outputs), self.dtype)
+        backend = kernels.backend(self.backend)
+        batch_size = min(n, PREDICTION_BATCH)
+        plan = prediction_plan(self.layout, self.activations, batch_size, Data(sparse=is_sparse(data)))
+        scratch = backend.scratch_size(plan.rows, batch_size)
+        data = {**no_data(self.dtype, self.layer_sizes[0], n_outputs), **data}
+        buffers = run_buffers(plan, scratch, data, {"params": self.parameters})
+        order = np.arange(n, dtype=np.int64)
+        backend.module.predict(plan.rows, order, batch_size, buffers, out, self.n_threads or 1)
+        return out
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Predict classes (softmax, logistic) or values.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n, I)
+
+        Returns
+        -------
+        ndarray
+            Softmax: class numbers (n,). Logistic: 0 or 1, of shape (n,) for one output, else (n, O). Other outputs: the
+            values, of shape (n,) for one output, else (n, O).
+
+        Raises
+        ------
+        ValueError
+            If X is not a finite, numeric (n, I) matrix.
+        """
+        outputs = self.forward(X)
+        if self.output == "softmax":
+            return outputs.argmax(axis=1)
+        if self.output == "logistic":
+            outputs = (outputs > 0.5).astype(np.int64)
+        return outputs[:, 0] if outputs.shape[1] == 1 else outputs
+
+    def predict_proba(self, X: Any) -> NDArray[Any]:
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n, I)
+
+        Returns
+        -------
+        ndarray
+            (n, O); for one logistic output (n, 2), the probabilities of 0 and 1.
+
+        Raises
+        ------
+        ValueError
+            If the output is neither softmax nor logistic, or X is not a finite, numeric (n, I) matrix.
+        """
+        if self.output not in ("softmax", "logistic"):
+            raise ValueError(
+                f"output {self.output!r} gives no probabilities; use forward(X), or build the network with output "
+                "'softmax' or 'logistic'"
+            )
+        outputs = self.forward(X)
+        return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
+
+    def spec(self) -> dict[str, Any]:
+        """Return what the network is built from, without parameters, backend and threads."""
+        return {
+            "layer_sizes": list(self.layer_sizes),
+            "hidden_activation": self.hidden_activation,
+            "output": self.output,
+            "bias": self.bias,
+            "dtype": str(self.dtype),
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what pickle and copy keep: the specification and a copy of the parameters."""
+        backend = {"backend": self.backend, "n_threads": self.n_threads}
+        return {**self.spec(), **backend, "parameters": self.parameters.copy()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        parameters = state.pop("parameters")
+        try:
+            Network.__init__(self, **state)
+        except ImportError:  # saved where another backend was available
+            Network.__init__(self, **{**state, "backend": "auto"})
+        self.parameters[...] = parameters
+
+
+def _as_layer_sizes(layer_sizes: Iterable[int]) -> tuple[int, ...]:
+    try:
+        sizes = tuple(operator.index(size) for size in layer_sizes)
+    except TypeError:
+        raise ValueError(
+            f"layer_sizes is {layer_sizes!r}; pass whole numbers: inputs, hidden layers, outputs, as (784, 128, 10)"
+        ) from None
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"layer_sizes is {sizes}; pass at least inputs and outputs, each of at least 1")
+    return sizes
+
+
+def _as_dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found not in (np.float32, np.float64):
+        raise ValueError(f"dtype is {dtype!r}; choose 'float32' or 'float64'")
+    return found

@@ -1,0 +1,286 @@
+"""The step plan: the only place where forward pass, backward pass and update are put in order."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .kernels import NONE, PLAN_ROW, Activation, Buffers, Loss, Op, Optimizer, Source
+
+ALIGNMENT = 16
+"""Parts of the workspace begin at multiples of this many elements: whole cache lines of float32."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each layer's parameters lie in the flat buffer: all weights, then all biases, as scikit-learn packs them.
+
+    Parameters
+    ----------
+    layer_sizes : tuple of int
+        Inputs, hidden layers, outputs.
+    bias : bool
+    """
+
+    layer_sizes: tuple[int, ...]
+    bias: bool = True
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers with weights."""
+        return len(self.layer_sizes) - 1
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Shape (inputs, outputs) of each layer's weights."""
+        return list(zip(self.layer_sizes[:-1], self.layer_sizes[1:], strict=True))
+
+    @property
+    def weight_offsets(self) -> list[int]:
+        """Offset of each layer's weights."""
+        return [int(end) for end in np.cumsum([0, *(i * o for i, o in self.shapes)])]
+
+    @property
+    def bias_offsets(self) -> list[int]:
+        """Offset of each layer's bias, `NONE` where there is none."""
+        if not self.bias:
+            return [NONE] * self.n_layers
+        return [self.weight_offsets[-1] + int(end) for end in np.cumsum([0, *self.layer_sizes[1:-1]])]
+
+    @property
+    def size(self) -> int:
+        """Number of parameters: (d + 1) m_1 + (m_1 + 1) m_2 + ... (Book 4.1.4)."""
+        return self.weight_offsets[-1] + (sum(self.layer_sizes[1:]) if self.bias else 0)
+
+    def weights(self, flat: NDArray[Any]) -> list[NDArray[Any]]:
+        """Return each layer's weights as views into a flat buffer."""
+        offsets = zip(self.weight_offsets[:-1], self.shapes, strict=True)
+        return [flat[start : start + i * o].reshape(i, o) for start, (i, o) in offsets]
+
+    def biases(self, flat: NDArray[Any]) -> list[NDArray[Any]]:
+        """Return each layer's bias as views into a flat buffer; none for a network without biases."""
+        if not self.bias:
+            return []
+        return [flat[start : start + o] for start, o in zip(self.bias_offsets, self.layer_sizes[1:], strict=True)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A compiled plan and the workspace it needs.
+
+    Attributes
+    ----------
+    rows : ndarray of dtype `fastbp.kernels.PLAN_ROW`
+    batch_size : int
+        The largest mini-batch that the workspace holds.
+    work_size : int
+        Elements of ``work``.
+    """
+
+    rows: NDArray[np.void]
+    batch_size: int
+    work_size: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a plan must know of the data: in which form samples and targets come."""
+
+    sparse: bool = False
+    classes: bool = False
+    weighted: bool = False
+
+
+class _Builder:
+    """Collects rows and lays out the workspace."""
+
+    def __init__(self, layout: Layout, activations: tuple[Activation, ...], batch_size: int) -> None:
+        self.layout, self.activations, self.batch_size = layout, activations, batch_size
+        self.rows: list[NDArray[np.void]] = []
+        self.work_size = 0
+        self.a = [self.place(size) for size in layout.layer_sizes]
+        self.y = self.weight = NONE
+        self.delta = [NONE] * len(self.a)
+
+    def place(self, n_columns: int) -> int:
+        """Reserve (batch_size, n_columns) elements of the workspace and return their offset."""
+        offset = self.work_size
+        self.work_size += -(-self.batch_size * n_columns // ALIGNMENT) * ALIGNMENT
+        return offset
+
+    def add(self, op: Op, **values: int) -> None:
+        """Append a row; what is not given is `NONE`, sizes and the barrier have defaults."""
+        row = np.full(1, NONE, PLAN_ROW)
+        for name, value in {"n_in": 0, "n_out": 0, "barrier": 1, "op": op, **values}.items():
+            row[name] = value
+        self.rows.append(row)
+
+    def layer(self, index: int) -> dict[str, int]:
+        """Return the fields that every row of layer ``index`` (from 1) shares."""
+        n_in, n_out = self.layout.shapes[index - 1]
+        weights = {"W": self.layout.weight_offsets[index - 1], "b": self.layout.bias_offsets[index - 1]}
+        return {"n_in": n_in, "n_out": n_out, "a_prev": self.a[index - 1], **weights}
+
+    def gather(self, data: Data) -> None:
+        op = Op.GATHER_CSR_ROWS if data.sparse else Op.GATHER_ROWS
+        self.add(op, source=Source.X, n_out=self.layout.layer_sizes[0], a=self.a[0])
+
+    def forward(self, out: int) -> None:
+        """Add the forward pass; the last layer writes to ``out``."""
+        for index in range(1, len(self.a)):
+            a = out if index == len(self.a) - 1 else self.a[index]
+            self.add(
+                Op.LINEAR_FORWARD, **self.layer(index), activation=self.activations[index - 1], a=a, saved=0
+            )
+
+    def output_delta(self, data: Data, loss: Loss) -> None:
+        """Add the targets' gathers, the loss and the error at the output."""
+        n_out = self.layout.layer_sizes[-1]
+        self.y = self.place(n_out)
+        self.delta = [NONE, *(self.place(size) for size in self.layout.layer_sizes[1:])]
+        self.add(Op.GATHER_CLASSES if data.classes else Op.GATHER_ROWS, source=Source.Y, n_out=n_out, a=self.y)
+        if data.weighted:
+            self.weight = self.place(1)
+            self.add(Op.GATHER_ROWS, source=Source.SAMPLE_WEIGHT, n_out=1, a=self.weight)
+        error = {"y": self.y, "weight": self.weight, "delta": self.delta[-1], "activation": self.activations[-1]}
+        self.add(Op.OUTPUT_DELTA, n_out=n_out, a=self.a[-1], loss=loss, **error)
+
+    def backward(self, op: Op, optimizer: Optimizer | int) -> None:
+        """Add, from the last layer down, the error of the layer below and then this layer's gradient or update.
+
+        All errors of a step use the weights from before the step; the first layer's own is never computed.
+        """
+        for index in range(len(self.a) - 1, 0, -1):
+            row = {**self.layer(index), "delta": self.delta[index]}
+            if index > 1:
+                below = {"delta_prev": self.delta[index - 1], "activation": self.activations[index - 2], "saved": 0}
+                self.add(Op.BACKPROP_DELTA, **row, **below)
+            self.add(op, **row, optimizer=optimizer)
+
+    def plan(self) -> Plan:
+        return Plan(np.concatenate(self.rows), self.batch_size, self.work_size)
+
+
+@functools.lru_cache(maxsize=64)
+def prediction_plan(layout: Layout, activations: tuple[Activation, ...], batch_size: int, data: Data) -> Plan:
+    """Compile the forward pass.
+
+    Parameters
+    ----------
+    layout : Layout
+    activations : tuple of Activation
+        One for each layer.
+    batch_size : int
+    data : Data
+
+    Returns
+    -------
+    Plan
+        For ``predict``.
+    """
+    builder = _Builder(layout, activations, batch_size)
+    builder.gather(data)
+    builder.forward(out=NONE)
+    return builder.plan()
+
+
+def training_plan(
+    layout: Layout, activations: tuple[Activation, ...], loss: Loss, optimizer: Optimizer, batch_size: int, data: Data
+) -> Plan:
+    """Compile a step: gather, forward pass, loss, then back-propagation and update layer by layer.
+
+    Parameters
+    ----------
+    layout : Layout
+    activations : tuple of Activation
+    loss : Loss
+    optimizer : Optimizer
+        The kernels' update rule.
+    batch_size : int
+    data : Data
+
+    Returns
+    -------
+    Plan
+        For ``train_steps``.
+
+    Notes
+    -----
+    Cheng algorithm 9.1, Book 4.4.4.
+    """
+    return _step_plan(layout, activations, loss, batch_size, data, Op.LINEAR_UPDATE, optimizer)
+
+
+def gradient_plan(
+    layout: Layout, activations: tuple[Activation, ...], loss: Loss, batch_size: int, data: Data
+) -> Plan:
+    """Compile loss and gradient without an update, as L-BFGS and a gradient check need them.
+
+    Parameters and result are those of `training_plan`; the gradient is left in ``grads``.
+    """
+    return _step_plan(layout, activations, loss, batch_size, data, Op.LINEAR_GRAD, NONE)
+
+
+@functools.lru_cache(maxsize=64)
+def _step_plan(
+    layout: Layout,
+    activations: tuple[Activation, ...],
+    loss: Loss,
+    batch_size: int,
+    data: Data,
+    op: Op,
+    optimizer: Optimizer | int,
+) -> Plan:
+    builder = _Builder(layout, activations, batch_size)
+    builder.gather(data)
+    builder.forward(out=builder.a[-1])
+    builder.output_delta(data, loss)
+    builder.backward(op, optimizer)
+    return builder.plan()
+
+
+def aligned_empty(size: int, dtype: Any) -> NDArray[Any]:
+    """Return an uninitialised flat array that begins at a cache line."""
+    itemsize = np.dtype(dtype).itemsize
+    raw = np.empty(size * itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size * itemsize].view(dtype)
+
+
+def no_data(dtype: Any, n_features: int, n_outputs: int) -> dict[str, NDArray[Any]]:
+    """Return empty data buffers, to be replaced by those that a run has."""
+    return {
+        "X": np.empty((0, n_features), dtype),
+        "X_data": np.empty(0, dtype),
+        "X_indices": np.empty(0, np.int32),
+        "X_indptr": np.empty(0, np.int64),
+        "y": np.empty((0, n_outputs), dtype),
+        "classes": np.empty(0, np.int64),
+        "sample_weight": np.empty((0, 1), dtype),
+    }
+
+
+def run_buffers(
+    plan: Plan, scratch_size: int, data: dict[str, NDArray[Any]], state: dict[str, NDArray[Any]]
+) -> Buffers:
+    """Put a run's buffers together: the caller's data and parameters, and a workspace allocated here, once.
+
+    Parameters
+    ----------
+    plan : Plan
+    scratch_size : int
+        The backend's, for this plan.
+    data : dict
+        As from `no_data`.
+    state : dict
+        ``params`` and, where the plan uses them, ``grads``, ``m`` and ``v``.
+    """
+    dtype = state["params"].dtype
+    unused = state["params"][:0]
+    state = {name: state.get(name, unused) for name in ("params", "grads", "m", "v")}
+    work, scratch = aligned_empty(plan.work_size, dtype), aligned_empty(scratch_size, dtype)
+    return Buffers(**data, **state, work=work, saved=np.empty(0, np.uint8), scratch=scratch)

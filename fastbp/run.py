@@ -1,0 +1,142 @@
+"""A run of mini-batches through a backend: scales, cuts and the loss, for trainer and estimators alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .kernels import Backend, Buffers, step_table
+from .plan import Plan
+
+SECONDS_BETWEEN_CUTS = 0.1
+"""Python is entered again after this time or after one step, whichever is longer: for Ctrl-C, callbacks, progress."""
+
+
+FLOPS_BEFORE_FIRST_CUT = 2e7
+"""Work to begin with, before it is known how long a step takes: some milliseconds."""
+
+
+class Pace:
+    """How many steps fit between two cuts, from how long the last ones took.
+
+    Parameters
+    ----------
+    flops : float
+        Floating-point operations of a step.
+    """
+
+    def __init__(self, flops: float) -> None:
+        self.n_steps = max(1, int(FLOPS_BEFORE_FIRST_CUT / flops))
+
+    def observe(self, n_steps: int, seconds: float) -> None:
+        """Take note that ``n_steps`` took ``seconds``; grow at most eightfold at a time."""
+        fitting = int(n_steps * SECONDS_BETWEEN_CUTS / max(seconds, 1e-9))
+        self.n_steps = max(1, min(fitting, 8 * self.n_steps))
+
+
+class Run:
+    """A plan bound to a backend and to the buffers of one fit.
+
+    Parameters
+    ----------
+    backend : Backend
+    plan : Plan
+    buffers : Buffers
+    n_threads : int
+
+    Attributes
+    ----------
+    losses : ndarray of shape (2,)
+        The samples' losses and the L2 penalty since the last `take_losses`.
+    """
+
+    def __init__(self, backend: Backend, plan: Plan, buffers: Buffers, n_threads: int = 1) -> None:
+        self.backend, self.plan, self.buffers, self.n_threads = backend, plan, buffers, n_threads
+        self.pace = Pace(6 * plan.batch_size * buffers.params.size)
+        self.losses = np.zeros(2)
+
+    def steps(
+        self,
+        order: NDArray[np.int64],
+        table: NDArray[np.void],
+        on_cut: Callable[[int], Any] | None = None,
+        steps_to_cut: Callable[[int], int] | None = None,
+    ) -> None:
+        """Run the steps of a table on the samples of ``order``, cut into pieces.
+
+        Parameters
+        ----------
+        order : ndarray of shape (k,), dtype int64
+        table : ndarray of dtype `fastbp.kernels.STEP`
+            One record for each mini-batch.
+        on_cut : callable, optional
+            Called after every piece with the number of steps done; a true result ends the run.
+        steps_to_cut : callable, optional
+            From the number of steps done, how many may follow until a cut is wanted.
+        """
+        batch_size, done = self.plan.batch_size, 0
+        while done < len(table):
+            count = min(self.pace.n_steps, len(table) - done)
+            if steps_to_cut is not None:
+                count = min(count, steps_to_cut(done))
+            samples = order[done * batch_size : (done + count) * batch_size]
+            start = time.perf_counter()
+            self.backend.module.train_steps(
+                self.plan.rows,
+                table[done : done + count],
+                samples,
+                batch_size,
+                self.buffers,
+                self.losses,
+                self.n_threads,
+            )
+            self.pace.observe(count, time.perf_counter() - start)
+            done += count
+            if on_cut is not None and on_cut(done):
+                return
+
+    def take_losses(self) -> tuple[float, float]:
+        """Return the samples' losses and the penalty that were added up, and begin again at 0."""
+        data_loss, penalty = self.losses.tolist()
+        self.losses[:] = 0
+        return data_loss, penalty
+
+
+def batch_scales(
+    n_samples: int, batch_size: int, weights: NDArray[Any] | None = None, reduction: str = "mean"
+) -> dict[str, NDArray[np.float64] | float]:
+    """Return ``grad_scale`` and ``loss_scale`` for each mini-batch of an epoch.
+
+    Parameters
+    ----------
+    n_samples, batch_size : int
+    weights : ndarray of shape (n_samples,), optional
+        Sample weights in the epoch's order.
+    reduction : {"mean", "sum"}
+        Mean: each batch divides by its own weight sum, while the epoch's loss weights batches by their length, as in
+        scikit-learn. Sum: nothing is divided (Cheng's batch gradient descent).
+
+    Raises
+    ------
+    ZeroDivisionError
+        If the weights of a mini-batch sum to 0.
+    """
+    if reduction == "sum":
+        return {"grad_scale": 1.0, "loss_scale": 1.0}
+    starts = np.arange(0, n_samples, batch_size)
+    lengths = np.full(len(starts), float(batch_size))
+    lengths[-1] = n_samples - starts[-1]
+    sums = lengths if weights is None else np.add.reduceat(weights, starts, dtype=np.float64)
+    if weights is not None and (sums == 0).any():
+        raise ZeroDivisionError("Weights sum to zero, can't be normalized")
+    return {"grad_scale": 1 / sums, "loss_scale": lengths / sums}
+
+
+def make_table(n_steps: int, *values: dict[str, Any]) -> NDArray[np.void]:
+    """Return the step records of an epoch from several dicts of fields."""
+    merged = {name: value for fields in values for name, value in fields.items()}
+    return step_table(n_steps, **merged)

@@ -1,0 +1,317 @@
+"""The trainer: epochs of mini-batches over a network."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import kernels
+from .callbacks import Callback, History, TrainingState
+from .data import as_features, as_sample_weight, as_targets, is_sparse, n_samples
+from .losses import as_loss
+from .network import PREDICTION_BATCH, Network
+from .optimizers import Optimizer, as_optimizer
+from .plan import Data, aligned_empty, run_buffers, training_plan
+from .run import Run, batch_scales, make_table
+
+
+class Trainer:
+    """Trains a network by mini-batch gradient descent and back-propagation (Cheng algorithm 9.1, Book 4.6).
+
+    Parameters
+    ----------
+    network : Network
+        Its parameters are updated in place.
+    loss : {"cross_entropy", "squared_error", "poisson"}
+        Cross-entropy goes with softmax and logistic outputs, Poisson with exp, squared error with all.
+    optimizer : str or Optimizer
+        ``"sgd"``, ``"adam"``, ``"adamw"``, or an object such as ``fastbp.Adam(1e-3, beta_1=0.8)``.
+    learning_rate : float, optional
+        For an optimiser given by name.
+    batch_size : int
+    backend : str
+        ``"auto"``, ``"cython"``, ``"numba"`` or ``"numpy"``.
+    n_threads : int, optional
+    random_state : None, int or numpy.random.Generator
+        For the order of the samples.
+
+    Attributes
+    ----------
+    step : int
+        Steps done so far.
+    m, v : ndarray of shape (n_parameters,)
+        The optimiser's moments (momentum: m holds the velocity), in the layout of ``network.parameters``.
+
+    Raises
+    ------
+    ValueError
+        If an argument is not as described, or loss and output do not go together.
+    ImportError
+        If the backend is not available.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbp
+    >>> X, y = np.eye(4, dtype="float32"), np.array([0, 1, 1, 0])
+    >>> net = fastbp.Network((4, 8, 2), random_state=0)
+    >>> trainer = fastbp.Trainer(net, optimizer="adam", learning_rate=0.05, batch_size=4, random_state=0)
+    >>> history = trainer.fit(X, y, epochs=50)
+    >>> net.predict(X)
+    array([0, 1, 1, 0])
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        loss: str = "cross_entropy",
+        optimizer: str | Optimizer = "adam",
+        learning_rate: float | None = None,
+        batch_size: int = 32,
+        backend: str = "auto",
+        n_threads: int | None = None,
+        random_state: int | np.random.Generator | None = None,
+    ) -> None:
+        if not isinstance(network, Network):
+            raise TypeError(f"network is a {type(network).__name__}; pass a fastbp.Network")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size!r}; pass a whole number of at least 1")
+        self.network, self.loss, self.batch_size = network, loss, int(batch_size)
+        self.loss_code = as_loss(loss, network.output)
+        self.optimizer = as_optimizer(optimizer, learning_rate)
+        self.backend = kernels.backend(backend).name
+        self.n_threads = None if n_threads is None else kernels.check_n_threads(n_threads)
+        self.random_state = _as_generator(random_state)
+        self.step = 0
+        self.m, self.v = (aligned_empty(network.n_parameters, network.dtype) for _ in range(2))
+        self.m[...] = self.v[...] = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<fastbp.Trainer of {self.network!r}, loss {self.loss!r}, {self.optimizer!r}, "
+            f"batch_size {self.batch_size}, {self.step} steps done, backend {self.backend!r}>"
+        )
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        epochs: int = 1,
+        sample_weight: Any = None,
+        validation_data: tuple[Any, Any] | None = None,
+        callbacks: Iterable[Callback] = (),
+        shuffle: bool = True,
+        alpha: float = 0.0,
+        reduction: str = "mean",
+        progress: bool = False,
+    ) -> History:
+        """Train; a second call goes on where the first ended.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n, I)
+        y : array-like of shape (n,) or (n, O)
+            Class numbers, or a matrix of targets.
+        epochs : int
+        sample_weight : array-like of shape (n,), optional
+            At least 0.
+        validation_data : tuple (X, y), optional
+            Its loss is taken after each epoch.
+        callbacks : iterable of Callback
+        shuffle : bool
+            Draw a new order of the samples for each epoch.
+        alpha : float
+            L2 penalty, at least 0: 0.5 alpha sum W^2 divided by the batch's weight sum is added to its loss.
+        reduction : {"mean", "sum"}
+            Whether a batch's loss and gradient are divided by its weight sum.
+        progress : bool
+            Show epochs, loss and time left on a terminal or in a notebook.
+
+        Returns
+        -------
+        History
+            Of this call.
+
+        Raises
+        ------
+        ValueError
+            If an argument is not as described (the network is then unchanged), or if training diverged.
+        """
+        _check_fit(epochs, alpha, reduction)
+        data = self._data(X, y, sample_weight)
+        validation = None if validation_data is None else self._data(*_as_pair(validation_data), None)
+        callbacks = _with_progress(callbacks, progress)
+        run = self._run(data)
+        state = TrainingState(self, n_epochs=int(epochs), step=self.step)
+        with ExitStack() as ends:
+            for callback in callbacks:
+                callback.on_train_begin(state)
+                ends.callback(callback.on_train_end, state)
+            try:
+                for _ in range(epochs):
+                    self._epoch(run, state, callbacks, shuffle, alpha, reduction, validation)
+                    if state.stop_training:
+                        break
+            except KeyboardInterrupt:
+                warnings.warn("Training interrupted by user.", stacklevel=2)
+        if not np.isfinite(self.network.parameters).all():
+            raise ValueError(
+                "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
+                "preprocessed."
+            )
+        return state.history
+
+    def evaluate(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the mean loss on data, without penalty.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`.
+
+        Raises
+        ------
+        ValueError
+            If an argument is not as described.
+        """
+        return self._mean_loss(self._data(X, y, sample_weight))
+
+    def _data(self, X: Any, y: Any, sample_weight: Any) -> dict[str, NDArray[Any]]:
+        """Return samples, targets and weights as the buffers of a run."""
+        network = self.network
+        n_inputs, n_outputs = network.layer_sizes[0], network.layer_sizes[-1]
+        data = as_features(X, network.dtype, n_inputs)
+        n = n_samples(data)
+        output = network.activations[-1]
+        data.update(as_targets(y, network.dtype, n, n_outputs, output, self.loss_code))
+        data["sample_weight"] = as_sample_weight(sample_weight, network.dtype, n)
+        return data
+
+    def _run(self, data: dict[str, NDArray[Any]]) -> Run:
+        network, backend = self.network, kernels.backend(self.backend)
+        form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size))
+        batch_size = min(self.batch_size, n_samples(data))
+        plan = training_plan(
+            network.layout, network.activations, self.loss_code, self.optimizer.rule, batch_size, form
+        )
+        state = {"params": network.parameters, "m": self.m, "v": self.v}
+        buffers = run_buffers(plan, backend.scratch_size(plan.rows, batch_size), data, state)
+        return Run(backend, plan, buffers, self.n_threads or 1)
+
+    def _epoch(
+        self,
+        run: Run,
+        state: TrainingState,
+        callbacks: Sequence[Callback],
+        shuffle: bool,
+        alpha: float,
+        reduction: str,
+        validation: dict[str, NDArray[Any]] | None,
+    ) -> None:
+        """Run one epoch and enter it in the history."""
+        start = time.perf_counter()
+        state.epoch += 1
+        for callback in callbacks:
+            callback.on_epoch_begin(state)
+        data = run.buffers._asdict()
+        n, first = n_samples(data), self.step
+        order = self.random_state.permutation(n) if shuffle else np.arange(n)
+        weights = data["sample_weight"][order, 0] if data["sample_weight"].size else None
+        n_steps = -(-n // run.plan.batch_size)
+        scales = batch_scales(n, run.plan.batch_size, weights, reduction)
+        table = make_table(n_steps, scales, {"l2": alpha}, self.optimizer.step_values(first, n_steps))
+
+        def on_cut(done: int) -> bool:
+            self.step = state.step = first + done
+            for callback in callbacks:
+                if callback.every_n_steps and state.step % callback.every_n_steps == 0:
+                    callback.on_step_end(state)
+            return state.stop_training
+
+        run.steps(order, table, on_cut, _cut_points(callbacks, first))
+        loss = sum(run.take_losses()) / (n if reduction == "mean" else 1)
+        state.history.loss.append(loss)
+        if validation is not None:
+            state.history.validation_loss.append(self._mean_loss(validation))
+        state.history.seconds.append(time.perf_counter() - start)
+        for callback in callbacks:
+            callback.on_epoch_end(state)
+
+    def _mean_loss(self, data: dict[str, NDArray[Any]]) -> float:
+        """Return the mean loss, block by block, from the network's predictions."""
+        network, backend = self.network, kernels.backend(self.backend)
+        output, n, n_outputs = network.activations[-1], n_samples(data), network.layer_sizes[-1]
+        X = data["X"]
+        if is_sparse(data):
+            import scipy.sparse
+
+            X = scipy.sparse.csr_matrix((data["X_data"], data["X_indices"], data["X_indptr"]), (n, X.shape[1]))
+        total = weight_sum = 0.0
+        for start in range(0, n, PREDICTION_BATCH):
+            rows = np.arange(start, min(start + PREDICTION_BATCH, n))
+            a = network.forward(X[start : start + PREDICTION_BATCH], check=False)
+            y = np.empty((len(rows), n_outputs), network.dtype)
+            if data["classes"].size:
+                backend.gather_classes(data["classes"], rows, y)
+            else:
+                y[...] = data["y"][rows]
+            weight = data["sample_weight"][rows, 0] if data["sample_weight"].size else np.empty(0, network.dtype)
+            total += backend.output_delta(a, y, weight, output, self.loss_code, np.empty_like(a))
+            weight_sum += float(weight.sum()) if weight.size else len(rows)
+        return total / weight_sum
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what pickle and copy keep, the moments without their unused surroundings."""
+        return {**self.__dict__, "m": self.m.copy(), "v": self.v.copy()}
+
+
+def _cut_points(callbacks: Sequence[Callback], first: int) -> Any:
+    """Return a function of the steps done in this epoch: how many remain until a callback wants a step."""
+    intervals = [callback.every_n_steps for callback in callbacks if callback.every_n_steps]
+    if not intervals:
+        return None
+    return lambda done: min(interval - (first + done) % interval for interval in intervals)
+
+
+def _with_progress(callbacks: Iterable[Callback], progress: bool) -> list[Callback]:
+    callbacks = list(callbacks)
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise TypeError(f"a callback is a {type(callback).__name__}; pass objects of fastbp.Callback")
+    if progress:
+        from .progress import ProgressBar
+
+        callbacks.append(ProgressBar())
+    return callbacks
+
+
+def _check_fit(epochs: int, alpha: float, reduction: str) -> None:
+    if isinstance(epochs, bool) or not isinstance(epochs, int | np.integer) or epochs < 1:
+        raise ValueError(f"epochs is {epochs!r}; pass a whole number of at least 1")
+    if not 0 <= alpha < np.inf:
+        raise ValueError(f"alpha is {alpha!r}; pass a number of at least 0")
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction is {reduction!r}; choose 'mean' or 'sum'")
+
+
+def _as_pair(validation_data: Any) -> tuple[Any, Any]:
+    if not isinstance(validation_data, tuple) or len(validation_data) != 2:
+        raise ValueError("validation_data must be a tuple (X, y)")
+    return validation_data
+
+
+def _as_generator(random_state: Any) -> np.random.Generator:
+    if isinstance(random_state, np.random.Generator):
+        return random_state
+    whole = isinstance(random_state, int | np.integer) and not isinstance(random_state, bool)
+    if random_state is None or (whole and random_state >= 0):
+        return np.random.default_rng(random_state)
+    raise ValueError(f"random_state is {random_state!r}; pass None, a whole number of at least 0, or a Generator")

@@ -1,0 +1,171 @@
+"""Kernels of fastbp: one contract, several implementations. They know arrays, never networks.
+
+`backend` returns one implementation, `backends` says which there are and why the others are not. The contract, with each
+operation's formula, shapes and source, stands in `fastbp.kernels.reference`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+from .checks import Backend, check_n_threads
+from .contract import (
+    NONE,
+    OPERATIONS,
+    PLAN_ROW,
+    STEP,
+    Activation,
+    Buffers,
+    Loss,
+    Op,
+    Optimizer,
+    Source,
+    step_table,
+    workspace,
+)
+
+__all__ = [
+    "MODULES",
+    "NONE",
+    "OPERATIONS",
+    "PLAN_ROW",
+    "STEP",
+    "Activation",
+    "Backend",
+    "Buffers",
+    "Loss",
+    "Op",
+    "Optimizer",
+    "Source",
+    "backend",
+    "backends",
+    "check_n_threads",
+    "resolve",
+    "step_table",
+    "workspace",
+]
+
+MODULES = {
+    "numpy": "reference",
+    "numba": "numba_cpu",
+    "cython": "cython_cpu",
+}
+"""The backends, one line each: name and module."""
+
+AUTO_ORDER = ("cython", "numba")
+"""What ``backend="auto"`` takes: the first of these that is available."""
+
+AVAILABLE = "available"
+
+
+def backends() -> dict[str, str]:
+    """Return each backend's name with ``"available"``, or why it is not and what to do.
+
+    Returns
+    -------
+    dict of str to str
+
+    Examples
+    --------
+    >>> import fastbp
+    >>> fastbp.backends()["numpy"]
+    'available'
+    """
+    return {name: _why_not(name) or AVAILABLE for name in MODULES}
+
+
+def resolve(name: str = "auto") -> str:
+    """Return the backend that a name stands for.
+
+    Parameters
+    ----------
+    name : str
+        A key of `MODULES`, or ``"auto"``: the environment variable ``FASTBP_BACKEND`` where it is set, else cython if it
+        is built, else numba.
+
+    Raises
+    ------
+    ValueError
+        If there is no such backend.
+    """
+    if name == "auto":
+        name = os.environ.get("FASTBP_BACKEND", "auto")
+    if name == "auto":
+        return next(candidate for candidate in AUTO_ORDER if _why_not(candidate) is None)
+    if name not in MODULES:
+        names = ", ".join(repr(known) for known in ("auto", *MODULES))
+        raise ValueError(f"unknown backend {name!r}; choose one of {names}")
+    return name
+
+
+def backend(name: str = "auto") -> Backend:
+    """Return a backend's operations.
+
+    Parameters
+    ----------
+    name : str
+        As for `resolve`.
+
+    Returns
+    -------
+    Backend
+
+    Raises
+    ------
+    ValueError
+        If there is no such backend.
+    ImportError
+        If it is not available here; the message says why and what to do.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbp
+    >>> a_prev, W, b = np.ones((2, 3)), np.ones((3, 4)), np.zeros(4)
+    >>> a = np.empty((2, 4))
+    >>> fastbp.kernels.backend("numpy").linear_forward(a_prev, W, b, "relu", a)
+    >>> a[0]
+    array([3., 3., 3., 3.])
+    """
+    return _load(resolve(name))
+
+
+@functools.cache
+def _load(name: str) -> Backend:
+    reason = _why_not(name)
+    if reason is not None:
+        raise ImportError(f"backend {name!r} is not available: {reason}")
+    return Backend(name, importlib.import_module(f".{MODULES[name]}", __name__))
+
+
+@functools.cache
+def _why_not(name: str) -> str | None:
+    """Return why a backend is not available and what to do, or None. Nothing heavy is imported for the answer."""
+    if name == "numba" and importlib.util.find_spec("numba") is None:
+        return "the package numba is missing; run: pip install numba"
+    if name == "cython":
+        if importlib.util.find_spec(f"{__name__}.cython_cpu") is None:
+            return _why_not_built()
+        try:
+            importlib.import_module(f"{__name__}.cython_cpu")
+        except (ImportError, ValueError) as error:
+            return str(error)
+    return None
+
+
+def _why_not_built() -> str:
+    """Return what the build of this installation recorded about the missing extension."""
+    record = Path(__file__).with_name("cython_build.json")
+    cause = "the extension was not built"
+    if record.exists():
+        cause = json.loads(record.read_text(encoding="utf-8")).get("reason") or cause
+    return (
+        f"{cause}. Install a C compiler (Debian: apt install gcc; macOS: xcode-select --install) and reinstall without "
+        "the wheel that pip cached: pip install --force-reinstall --no-deps --no-cache-dir --no-binary fastbp fastbp "
+        "(in a checkout: make clean && make test)"
+    )

@@ -1,0 +1,426 @@
+"""What stands between a caller and a kernel: every argument of every operation is checked here, once for all backends.
+
+A wrong argument is refused before a kernel runs: the message says what was got, what was wanted and what to do.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from enum import IntEnum
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import reference
+from .contract import (
+    NONE,
+    OPERATIONS,
+    PLAN_ROW,
+    STEP,
+    Activation,
+    Buffers,
+    Loss,
+    Op,
+    Optimizer,
+    Source,
+    workspace,
+)
+
+Array = NDArray[Any]
+
+
+class _Spec(NamedTuple):
+    """Shape (one letter a dimension; ``O?``: or empty), dtype (None: T) and whether the operation writes the array."""
+
+    shape: str
+    dtype: Any = None
+    written: bool = False
+
+
+_READ, _WRITTEN = _Spec, functools.partial(_Spec, written=True)
+_STEP, _ORDER = _Spec("1", STEP), _Spec("B", np.int64)
+_BYTES = _Spec("*", np.uint8, written=True)
+_SCRATCH = _Spec("*", written=True)
+_GRADIENT_STEP = {"grad": _READ("P"), "step": _STEP, "param": _WRITTEN("P")}
+
+_SPECS: dict[str, dict[str, _Spec]] = {
+    "gather_rows": {"X": _READ("nI"), "order": _ORDER, "out": _WRITTEN("BI")},
+    "gather_csr_rows": {
+        "data": _READ("z"),
+        "indices": _READ("z", np.int32),
+        "indptr": _READ("r", np.int64),
+        "order": _ORDER,
+        "out": _WRITTEN("BI"),
+    },
+    "gather_classes": {"classes": _READ("n", np.int64), "order": _ORDER, "out": _WRITTEN("BO")},
+    "linear_forward": {
+        "a_prev": _READ("BI"),
+        "W": _READ("IO"),
+        "b": _READ("O?"),
+        "a": _WRITTEN("BO"),
+        "saved": _BYTES,
+        "scratch": _SCRATCH,
+    },
+    "output_delta": {
+        "a": _READ("BO"),
+        "y": _READ("BO"),
+        "sample_weight": _READ("B?"),
+        "delta": _WRITTEN("BO"),
+    },
+    "backprop_delta": {
+        "delta": _READ("BO"),
+        "W": _READ("IO"),
+        "a_prev": _READ("BI"),
+        "saved": _Spec("*", np.uint8),
+        "delta_prev": _WRITTEN("BI"),
+        "scratch": _SCRATCH,
+    },
+    "linear_grad": {
+        "a_prev": _READ("BI"),
+        "delta": _READ("BO"),
+        "step": _STEP,
+        "W": _READ("IO"),
+        "grad_W": _WRITTEN("IO"),
+        "grad_b": _WRITTEN("O?"),
+        "scratch": _SCRATCH,
+    },
+    "sgd_step": _GRADIENT_STEP,
+    "momentum_step": {**_GRADIENT_STEP, "velocity": _WRITTEN("P")},
+    "nesterov_step": {**_GRADIENT_STEP, "velocity": _WRITTEN("P")},
+    "adam_step": {**_GRADIENT_STEP, "m": _WRITTEN("P"), "v": _WRITTEN("P")},
+    "linear_update": {
+        "a_prev": _READ("BI"),
+        "delta": _READ("BO"),
+        "step": _STEP,
+        "W": _WRITTEN("IO"),
+        "b": _WRITTEN("O?"),
+        "m_W": _WRITTEN("IO"),
+        "m_b": _WRITTEN("O?"),
+        "v_W": _WRITTEN("IO"),
+        "v_b": _WRITTEN("O?"),
+        "scratch": _SCRATCH,
+    },
+    "train_steps": {
+        "plan": _READ("p", PLAN_ROW),
+        "steps": _READ("s", STEP),
+        "order": _READ("k", np.int64),
+        "losses": _Spec("2", np.float64, written=True),
+    },
+    "predict": {"plan": _READ("p", PLAN_ROW), "order": _READ("k", np.int64), "out": _WRITTEN("kO")},
+}
+_CODES: dict[str, type[IntEnum]] = {"activation": Activation, "loss": Loss, "optimizer": Optimizer}
+_LOSS_OUTPUTS = {
+    Loss.CROSS_ENTROPY: Activation.SOFTMAX,
+    Loss.BINARY_CROSS_ENTROPY: Activation.LOGISTIC,
+    Loss.POISSON: Activation.EXP,
+}
+
+
+class Backend:
+    """One backend's operations, each checking its arguments before its kernel runs.
+
+    Every name of `fastbp.kernels.OPERATIONS` is a method with the arguments that `fastbp.kernels.reference` documents.
+    Codes may be given by name (``"relu"``); ``saved``, ``scratch`` and ``n_threads`` may be left out.
+
+    Attributes
+    ----------
+    name : str
+    module : module
+        The operations without checks, for callers that have checked already.
+    """
+
+    def __init__(self, name: str, module: ModuleType) -> None:
+        self.name = name
+        self.module = module
+        for operation in OPERATIONS:
+            setattr(self, operation, _checked(operation, module))
+
+    def __repr__(self) -> str:
+        return f"<fastbp.kernels backend {self.name!r}>"
+
+    def __getattr__(self, name: str) -> Any:
+        if name in OPERATIONS:  # set by __init__; this tells type checkers that they exist
+            raise AttributeError(name)
+        raise AttributeError(
+            f"backend {self.name!r} has no operation {name!r}; the operations are {', '.join(OPERATIONS)}"
+        )
+
+    def scratch_size(self, plan: Array, batch_size: int) -> int:
+        """Return how many elements of ``scratch`` a walk of ``plan`` needs."""
+        layers = plan[np.isin(plan["op"], (Op.LINEAR_FORWARD, Op.BACKPROP_DELTA, Op.LINEAR_GRAD, Op.LINEAR_UPDATE))]
+        sizes = (self.module.scratch_size(int(row["n_in"]), int(row["n_out"]), batch_size) for row in layers)
+        return max(sizes, default=0)
+
+
+def _checked(operation: str, module: ModuleType) -> Callable[..., Any]:
+    """Return the module's operation behind the checks of its arguments."""
+    contract = getattr(reference, operation)
+    names = list(inspect.signature(contract).parameters)
+    signature = _with_defaults(inspect.signature(contract))
+    kernel, specs = getattr(module, operation), _SPECS[operation]
+
+    @functools.wraps(contract)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        values = bound.arguments
+        for name in values.keys() & _CODES.keys():
+            values[name] = _code(name, values[name])
+        values["n_threads"] = check_n_threads(values["n_threads"])
+        sizes = _check_arrays(values, specs)
+        _fill_in(values, sizes, module)
+        _RANGE_CHECKS.get(operation, lambda values, sizes: None)(values, sizes)
+        return kernel(*(values[name] for name in names))
+
+    checked.__signature__ = signature  # type: ignore[attr-defined]
+    return checked
+
+
+def _with_defaults(signature: inspect.Signature) -> inspect.Signature:
+    """Make ``saved``, ``scratch`` and ``n_threads`` optional, by keyword: outputs follow the first two."""
+    parameters = [
+        parameter.replace(kind=parameter.KEYWORD_ONLY, default=None)
+        if name in ("saved", "scratch", "n_threads")
+        else parameter
+        for name, parameter in signature.parameters.items()
+    ]
+    return signature.replace(parameters=sorted(parameters, key=lambda parameter: parameter.kind))
+
+
+def check_n_threads(n_threads: int | None) -> int:
+    """Return a number of threads, 1 for None."""
+    if n_threads is None:
+        return 1
+    if isinstance(n_threads, bool) or not isinstance(n_threads, int | np.integer) or n_threads < 1:
+        raise ValueError(f"n_threads is {n_threads!r}; pass a whole number of at least 1, or None")
+    return int(n_threads)
+
+
+def _code(name: str, value: Any) -> int:
+    """Return the code of an activation, loss or optimiser given by code or name."""
+    codes = _CODES[name]
+    try:
+        return int(codes[value.upper()] if isinstance(value, str) else codes(value))
+    except (KeyError, ValueError):
+        names = ", ".join(repr(code.name.lower()) for code in codes)
+        raise ValueError(f"unknown {name} {value!r}; choose one of {names}") from None
+
+
+def _check_arrays(values: dict[str, Any], specs: dict[str, _Spec]) -> dict[str, int]:
+    """Check every array's type, dtype, layout and shape; return the size that each letter stands for."""
+    dtype = _floating_dtype(values, specs)
+    sizes: dict[str, int] = {}
+    owners: dict[str, str] = {}
+    for name, spec in specs.items():
+        array = values[name]
+        if array is None:  # saved and scratch, filled in later
+            continue
+        _check_kind(name, array, np.dtype(spec.dtype or dtype), spec.written)
+        if spec.shape == "*":
+            continue
+        optional, letters = spec.shape.endswith("?"), spec.shape.rstrip("?")
+        if array.ndim != len(letters):
+            raise ValueError(f"{name} has shape {array.shape}; pass an array of shape {_shape_text(spec.shape)}")
+        if optional and array.size == 0:
+            continue
+        for letter, size in zip(letters, array.shape, strict=True):
+            wanted = int(letter) if letter.isdigit() else sizes.setdefault(letter, size)
+            owner = owners.setdefault(letter, name)
+            if size != wanted:
+                source = "" if letter.isdigit() else f" but {letter} is {wanted} in {owner} {values[owner].shape}"
+                raise ValueError(f"{name} has shape {array.shape}{source}; pass {name} of shape {_shape_text(spec.shape)}")
+            if size == 0 and letter not in "z":
+                raise ValueError(f"{name} has shape {array.shape}: it is empty; pass at least one element")
+    _check_overlap(values, specs)
+    return sizes
+
+
+def _shape_text(shape: str) -> str:
+    letters = shape.rstrip("?")
+    text = "(" + ", ".join(letters) + ("," if len(letters) == 1 else "") + ")"
+    return f"{text} or (0,)" if shape.endswith("?") else text
+
+
+def _floating_dtype(values: dict[str, Any], specs: dict[str, _Spec]) -> Any:
+    """Return T, the dtype of the first floating array."""
+    if "buffers" in values:
+        return _check_buffers(values["buffers"])
+    for name, spec in specs.items():
+        if spec.dtype is None and values[name] is not None:
+            dtype = getattr(values[name], "dtype", None)
+            if dtype in (np.float32, np.float64):
+                return dtype
+            got = f"dtype {dtype}" if dtype is not None else f"a {type(values[name]).__name__}"
+            raise TypeError(f"{name} is {got}; pass an ndarray of float32 or float64")
+    return None
+
+
+def _check_kind(name: str, array: Any, dtype: np.dtype[Any], written: bool) -> None:
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} is a {type(array).__name__}; pass an ndarray of dtype {_dtype_text(dtype)}")
+    if array.dtype != dtype:
+        raise TypeError(f"{name} has dtype {_dtype_text(array.dtype)}; pass dtype {_dtype_text(dtype)}")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name} is not C-contiguous; pass np.ascontiguousarray({name})")
+    if written and not array.flags.writeable:
+        raise ValueError(f"{name} is read-only but the operation writes it; pass a writable array")
+
+
+def _dtype_text(dtype: np.dtype[Any]) -> str:
+    return {PLAN_ROW: "PLAN_ROW", STEP: "STEP"}.get(dtype, str(dtype))
+
+
+def _check_overlap(values: dict[str, Any], specs: dict[str, _Spec]) -> None:
+    arrays = [(name, values[name]) for name in specs if values[name] is not None]
+    for name, spec in specs.items():
+        if spec.written and values[name] is not None:
+            for other, array in arrays:
+                if other != name and np.may_share_memory(values[name], array):
+                    raise ValueError(f"{name} shares memory with {other}; pass arrays that do not overlap")
+
+
+def _fill_in(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
+    """Allocate ``saved`` and ``scratch`` where they were left out; refuse a scratch that is too small."""
+    if values.get("saved", 0) is None:
+        values["saved"] = np.empty(0, np.uint8)
+    if "scratch" in values:
+        needed = module.scratch_size(sizes["I"], sizes["O"], sizes["B"])
+        scratch = values["scratch"]
+        if scratch is None:
+            values["scratch"] = np.empty(needed, values["W"].dtype)
+        elif scratch.ndim != 1 or scratch.size < needed:
+            raise ValueError(f"scratch has shape {scratch.shape}; pass a flat array of at least {needed} elements")
+
+
+def _check_indices(name: str, indices: Array, end: int) -> None:
+    if indices.size and (indices.min() < 0 or indices.max() >= end):
+        bad = indices[(indices < 0) | (indices >= end)][0]
+        raise ValueError(f"{name} holds {bad}; every entry must lie in [0, {end})")
+
+
+def _check_csr(data: Array, indices: Array, indptr: Array, n_columns: int) -> None:
+    _check_indices("indices", indices, n_columns)
+    if indptr[0] != 0 or indptr[-1] != len(data) or (np.diff(indptr) < 0).any():
+        raise ValueError(f"indptr must rise from 0 to {len(data)}, the number of entries; got {indptr}")
+
+
+def _check_csr_gather(values: dict[str, Any], sizes: dict[str, int]) -> None:
+    _check_csr(values["data"], values["indices"], values["indptr"], sizes["I"])
+    _check_indices("order", values["order"], sizes["r"] - 1)
+
+
+def _check_classes_gather(values: dict[str, Any], sizes: dict[str, int]) -> None:
+    _check_indices("order", values["order"], sizes["n"])
+    _check_indices("classes", values["classes"], sizes["O"])
+
+
+def _check_loss(values: dict[str, Any], sizes: dict[str, int]) -> None:
+    loss, activation = Loss(values["loss"]), Activation(values["activation"])
+    wanted = _LOSS_OUTPUTS.get(loss, activation)
+    if activation != wanted:
+        raise ValueError(
+            f"loss {loss.name.lower()!r} needs the output activation {wanted.name.lower()!r}, "
+            f"got {activation.name.lower()!r}"
+        )
+
+
+def _check_below(values: dict[str, Any], sizes: dict[str, int]) -> None:
+    if values["activation"] == Activation.SOFTMAX:
+        raise ValueError("softmax is an output activation; backprop_delta takes that of a hidden layer")
+
+
+def _check_buffers(buffers: Buffers) -> Any:
+    """Check the arrays of a run and return their dtype."""
+    if not isinstance(buffers, Buffers):
+        raise TypeError(f"buffers is a {type(buffers).__name__}; pass fastbp.kernels.Buffers")
+    dtype = buffers.params.dtype
+    if dtype not in (np.float32, np.float64):
+        raise TypeError(f"params has dtype {dtype}; pass float32 or float64")
+    kinds = {"X_indices": np.int32, "X_indptr": np.int64, "classes": np.int64, "saved": np.uint8}
+    written = {"params", "grads", "m", "v", "work", "saved", "scratch"}
+    for name, array in buffers._asdict().items():
+        _check_kind(name, array, np.dtype(kinds.get(name, dtype)), name in written)
+        wanted = 2 if name in ("X", "y", "sample_weight") else 1
+        if array.ndim != wanted:
+            raise ValueError(f"{name} has shape {array.shape}; pass {wanted} dimension{'s' * (wanted > 1)}")
+    if buffers.X_indptr.size:
+        _check_csr(buffers.X_data, buffers.X_indices, buffers.X_indptr, buffers.X.shape[1])
+    return dtype
+
+
+def _check_train_steps(values: dict[str, Any], sizes: dict[str, int]) -> None:
+    batch_size = _check_run(values)
+    n_steps = -(-sizes["k"] // batch_size)
+    if sizes["s"] != n_steps:
+        raise ValueError(
+            f"steps has {sizes['s']} records but {sizes['k']} samples in batches of {batch_size} make {n_steps} steps"
+        )
+
+
+def _check_predict(values: dict[str, Any], sizes: dict[str, int]) -> None:
+    _check_run(values)
+    forward = values["plan"][values["plan"]["op"] == Op.LINEAR_FORWARD]
+    if not len(forward) or forward[-1]["a"] != NONE or forward[-1]["n_out"] != sizes["O"]:
+        raise ValueError(f"the plan's last layer must write (n, {sizes['O']}) outputs to out: its a must be NONE")
+
+
+def _check_run(values: dict[str, Any]) -> int:
+    """Check what `train_steps` and `predict` share: batch size, order, and that the plan stays within the buffers."""
+    plan, buffers, batch_size = values["plan"], values["buffers"], values["batch_size"]
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}; pass a whole number of at least 1")
+    check_plan(plan, buffers, int(batch_size))
+    n_samples = max(len(buffers.X), len(buffers.X_indptr) - 1)
+    _check_indices("order", values["order"], n_samples)
+    return int(batch_size)
+
+
+def check_plan(plan: Array, buffers: Buffers, batch_size: int) -> None:
+    """Refuse a plan that would reach beyond the buffers of its run."""
+    if not np.isin(plan["op"], list(Op)).all():
+        raise ValueError(f"the plan holds an unknown operation: {sorted(set(plan['op'].tolist()) - set(Op))}")
+    if (plan["n_in"] < 0).any() or (plan["n_out"] < 0).any():
+        raise ValueError("the plan holds a negative size")
+    needed = workspace(plan, batch_size)
+    if needed > buffers.work.size:
+        raise ValueError(f"work has {buffers.work.size} elements; this plan needs {needed}")
+    layers = plan[(plan["op"] >= Op.LINEAR_FORWARD) & (plan["W"] != NONE)]
+    weights = np.where(layers["op"] == Op.OPTIMIZER_STEP, layers["n_in"], layers["n_in"] * layers["n_out"])
+    ends = [*(layers["W"] + weights), *(layers["b"] + layers["n_out"] * (layers["b"] != NONE))]
+    if (layers["W"] < 0).any() or max(ends, default=0) > buffers.params.size:
+        raise ValueError(f"params has {buffers.params.size} elements; this plan needs {max(ends, default=0)}")
+    _check_sources(plan, buffers)
+
+
+def _check_sources(plan: Array, buffers: Buffers) -> None:
+    """Refuse gathers of more columns than their source has, or of targets that are not there."""
+    n_samples = max(len(buffers.X), len(buffers.X_indptr) - 1)
+    sources = {Source.X: buffers.X, Source.Y: buffers.y, Source.SAMPLE_WEIGHT: buffers.sample_weight}
+    for row in plan:
+        if row["op"] == Op.GATHER_ROWS:
+            wanted, got = (n_samples, int(row["n_out"])), sources[Source(row["source"])].shape
+        elif row["op"] == Op.GATHER_CSR_ROWS:
+            wanted, got = (n_samples, int(row["n_out"])), (len(buffers.X_indptr) - 1, buffers.X.shape[1])
+        elif row["op"] == Op.GATHER_CLASSES:
+            wanted, got = (n_samples,), buffers.classes.shape
+            _check_indices("classes", buffers.classes, int(row["n_out"]))
+        else:
+            continue
+        if wanted != got:
+            name = Op(row["op"]).name.lower()
+            raise ValueError(f"the plan's {name} needs a source of shape {wanted}, got {got}")
+
+
+_RANGE_CHECKS: dict[str, Callable[[dict[str, Any], dict[str, int]], None]] = {
+    "gather_rows": lambda values, sizes: _check_indices("order", values["order"], sizes["n"]),
+    "gather_csr_rows": _check_csr_gather,
+    "gather_classes": _check_classes_gather,
+    "output_delta": _check_loss,
+    "backprop_delta": _check_below,
+    "train_steps": _check_train_steps,
+    "predict": _check_predict,
+}

@@ -1,0 +1,202 @@
+"""The contract between networks and kernels: operations, codes and tables.
+
+A backend is a module with every function of `OPERATIONS`, under the same name, with the same arguments in the same
+order. `fastbp/` compiles a network, its loss and its optimiser once into a *step plan*, a table of `PLAN_ROW` records;
+``train_steps`` of every backend walks that table for each mini-batch. What changes from step to step (learning rate,
+scale of the gradient) stands in a second table of `STEP` records, one row a step.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+OPERATIONS = (
+    "gather_rows",
+    "gather_csr_rows",
+    "gather_classes",
+    "linear_forward",
+    "output_delta",
+    "backprop_delta",
+    "linear_grad",
+    "sgd_step",
+    "momentum_step",
+    "nesterov_step",
+    "adam_step",
+    "linear_update",
+    "train_steps",
+    "predict",
+)
+"""The operations of every backend, in the order in which every backend's file defines them.
+
+Beside them each backend has ``scratch_size(n_in, n_out, n_rows)``: how many elements of private workspace the
+operations on a layer need.
+"""
+
+
+class Activation(IntEnum):
+    """Codes of the activation functions a = act(z)."""
+
+    IDENTITY = 0
+    RELU = 1
+    LOGISTIC = 2
+    TANH = 3
+    SOFTMAX = 4
+    EXP = 5
+
+
+class Loss(IntEnum):
+    """Codes of the losses of one sample, as a function of its outputs a and targets y."""
+
+    SQUARED_ERROR = 0
+    CROSS_ENTROPY = 1
+    BINARY_CROSS_ENTROPY = 2
+    POISSON = 3
+
+
+class Optimizer(IntEnum):
+    """Codes of the update rules. AdamW is Adam with ``decay`` in its `STEP` record."""
+
+    SGD = 0
+    MOMENTUM = 1
+    NESTEROV = 2
+    ADAM = 3
+
+
+class Op(IntEnum):
+    """Codes of the plan's rows: what `train_steps` and `predict` do, row by row."""
+
+    GATHER_ROWS = 0
+    GATHER_CSR_ROWS = 1
+    GATHER_CLASSES = 2
+    LINEAR_FORWARD = 3
+    OUTPUT_DELTA = 4
+    BACKPROP_DELTA = 5
+    LINEAR_GRAD = 6
+    LINEAR_UPDATE = 7
+    OPTIMIZER_STEP = 8
+
+
+class Source(IntEnum):
+    """Which of a run's arrays a ``GATHER_ROWS`` row copies from."""
+
+    X = 0
+    Y = 1
+    SAMPLE_WEIGHT = 2
+
+
+NONE = -1
+"""In a plan: there is no such buffer (no bias, no sample weights)."""
+
+PLAN_ROW = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "op",  # Op
+            "activation",  # Activation: of this layer (forward, output) or of the layer below (backprop)
+            "loss",  # Loss
+            "optimizer",  # Optimizer
+            "source",  # Source
+            "n_in",  # inputs I of the layer; for OPTIMIZER_STEP the number of parameters
+            "n_out",  # outputs O of the layer; for a gather the number of columns
+            "a_prev",  # offset in work: activations below, (B, I)
+            "a",  # offset in work: activations of this layer, (B, O)
+            "saved",  # offset in saved: what an activation keeps beside its output for its derivative
+            "y",  # offset in work: targets of the batch, (B, O)
+            "weight",  # offset in work: sample weights of the batch, (B,), or NONE
+            "W",  # offset in params, grads, m, v: weights, (I, O)
+            "b",  # offset in params, grads, m, v: bias, (O,), or NONE
+            "delta",  # offset in work: d loss / d z of this layer, (B, O)
+            "delta_prev",  # offset in work: d loss / d z of the layer below, (B, I)
+            "barrier",  # 1: all threads finish this row before any begins the next
+        )
+    ]
+)
+"""One row of a step plan. Offsets count elements of the run's dtype (``saved``: bytes)."""
+
+STEP = np.dtype(
+    [
+        (name, np.float64)
+        for name in (
+            "grad_scale",  # factor of the summed gradient: 1 / (sum of the batch's sample weights), or 1
+            "loss_scale",  # factor of the batch's summed loss where it is added to the run's loss
+            "l2",  # L2 penalty: 0.5 l2 sum W^2, scaled like the loss
+            "keep",  # factor of the gradient that is in grads already: 0 overwrites, 1 accumulates
+            "rate",  # step size; Adam's bias corrections are in it
+            "momentum",  # factor of the velocity
+            "beta_1",  # Adam: decay of the first moment
+            "beta_2",  # Adam: decay of the second moment
+            "epsilon",  # Adam: added to the root of the second moment
+            "decay",  # decoupled weight decay a step (AdamW: learning rate times weight decay)
+        )
+    ]
+)
+"""What may change from step to step, one record a step."""
+
+
+class Buffers(NamedTuple):
+    """All arrays of a run, owned by the caller; T is float32 or float64, the same in all.
+
+    Dense data has ``X`` (n, I) and empty ``X_data, X_indices, X_indptr``; CSR data has ``X`` (0, I). Targets are either
+    ``y`` (n, O) or class numbers ``classes`` (n,). ``sample_weight`` is (n, 1), or (0, 1) where samples weigh the same.
+    ``params, grads, m, v`` share one layout, ``work`` and ``saved`` are laid out by the plan, and ``scratch`` is the
+    backend's own, large enough for the largest layer.
+    """
+
+    X: NDArray[Any]
+    X_data: NDArray[Any]
+    X_indices: NDArray[np.int32]
+    X_indptr: NDArray[np.int64]
+    y: NDArray[Any]
+    classes: NDArray[np.int64]
+    sample_weight: NDArray[Any]
+    params: NDArray[Any]
+    grads: NDArray[Any]
+    m: NDArray[Any]
+    v: NDArray[Any]
+    work: NDArray[Any]
+    saved: NDArray[np.uint8]
+    scratch: NDArray[Any]
+
+
+def step_table(n_steps: int = 1, **values: float | NDArray[np.float64]) -> NDArray[np.void]:
+    """Return ``n_steps`` records of `STEP`.
+
+    Parameters
+    ----------
+    n_steps : int
+        Number of records.
+    **values : float or ndarray of shape (n_steps,)
+        Fields of `STEP`. Left out: ``grad_scale`` and ``loss_scale`` are 1, all others 0.
+
+    Returns
+    -------
+    ndarray of shape (n_steps,), dtype `STEP`
+    """
+    table = np.zeros(n_steps, STEP)
+    table["grad_scale"] = 1.0
+    table["loss_scale"] = 1.0
+    for name, value in values.items():
+        table[name] = value
+    return table
+
+
+def workspace(plan: NDArray[np.void], batch_size: int) -> int:
+    """Return how many elements of ``work`` a plan's rows use for batches of ``batch_size``."""
+    end = 0
+    for offset, columns in (
+        ("a_prev", "n_in"),
+        ("a", "n_out"),
+        ("y", "n_out"),
+        ("weight", None),
+        ("delta", "n_out"),
+        ("delta_prev", "n_in"),
+    ):
+        used = plan[plan[offset] != NONE]
+        if len(used):
+            width = 1 if columns is None else used[columns]
+            end = max(end, int((used[offset] + batch_size * width).max()))
+    return end

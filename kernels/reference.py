@@ -1,0 +1,546 @@
+"""Backend ``numpy``: the contract itself, written to be read.
+
+Every other backend does what stands here. Letters: B batch, I inputs, O outputs of a layer, n samples, T the dtype
+(float32 or float64) that all floating arrays of a call share. Arrays are C-contiguous. ``z`` is always the
+pre-activation, ``a`` the activation, ``a_prev`` the activation of the layer below, ``delta`` = d loss / d z.
+
+The order of every sum is part of the contract: forward sums ascend over the inputs with one accumulator an output, so
+that a row's result does not depend on the batch it stands in.
+
+Sources: P&P (Placzek & Placzek), Porr, Cheng (ch. 9), SE (question and answer on ReLU), Book (ch. 4).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .contract import NONE, Activation, Buffers, Loss, Op, Optimizer, Source
+
+Array = NDArray[Any]
+
+
+def scratch_size(n_in: int, n_out: int, n_rows: int) -> int:
+    """Return how many elements of ``scratch`` a layer of this size needs for ``n_rows`` samples: none here."""
+    return 0
+
+
+def gather_rows(X: Array, order: Array, out: Array, n_threads: int = 1) -> None:
+    """Copy rows: out[r] = X[order[r]].
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, I), dtype T
+    order : ndarray of shape (B,), dtype int64
+        Row numbers, each in [0, n).
+    out : ndarray of shape (B, I), dtype T
+        Written.
+    n_threads : int
+
+    Notes
+    -----
+    One mini-batch of shuffled samples (Cheng 9.1 line 3, Book 4.6).
+    """
+    np.take(X, order, axis=0, out=out)
+
+
+def gather_csr_rows(
+    data: Array, indices: Array, indptr: Array, order: Array, out: Array, n_threads: int = 1
+) -> None:
+    """Write rows of a CSR matrix densely: out[r] = X[order[r]]; entries of one place add up.
+
+    Parameters
+    ----------
+    data : ndarray of shape (nnz,), dtype T
+    indices : ndarray of shape (nnz,), dtype int32
+        Column numbers, each in [0, I).
+    indptr : ndarray of shape (n + 1,), dtype int64
+        Row r is ``data[indptr[r]:indptr[r + 1]]``.
+    order : ndarray of shape (B,), dtype int64
+    out : ndarray of shape (B, I), dtype T
+        Written.
+    n_threads : int
+    """
+    out[...] = 0
+    for row, sample in zip(out, order, strict=True):
+        entries = slice(indptr[sample], indptr[sample + 1])
+        np.add.at(row, indices[entries], data[entries])
+
+
+def gather_classes(classes: Array, order: Array, out: Array, n_threads: int = 1) -> None:
+    """Write targets one-hot: out[r, k] = 1 if k = classes[order[r]], else 0.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n,), dtype int64
+        Class numbers, each in [0, O).
+    order : ndarray of shape (B,), dtype int64
+    out : ndarray of shape (B, O), dtype T
+        Written.
+    n_threads : int
+
+    Notes
+    -----
+    Cheng (2).
+    """
+    out[...] = 0
+    out[np.arange(len(order)), classes[order]] = 1
+
+
+def linear_forward(
+    a_prev: Array, W: Array, b: Array, activation: int, a: Array, saved: Array, scratch: Array, n_threads: int = 1
+) -> None:
+    """Forward pass of one layer: z = a_prev W + b, a = act(z).
+
+    Parameters
+    ----------
+    a_prev : ndarray of shape (B, I), dtype T
+    W : ndarray of shape (I, O), dtype T
+    b : ndarray of shape (O,), or (0,) for a layer without bias, dtype T
+    activation : int
+        An `Activation`: identity z; ReLU max(0, z); logistic 1 / (1 + exp(-z)); tanh z; softmax
+        exp(z_k - max z) / sum_j exp(z_j - max z); exp z.
+    a : ndarray of shape (B, O), dtype T
+        Written.
+    saved : ndarray of shape (0,), dtype uint8
+        What the activation's derivative needs beside ``a``; none of the activations above needs anything.
+    scratch : ndarray, dtype T
+        Private workspace of at least ``scratch_size(I, O, B)`` elements.
+    n_threads : int
+
+    Notes
+    -----
+    P&P (2)(3), Porr (2)(19), Cheng (3)-(5)(7) and table 1, Book 4.1.4, 4.3.
+    """
+    a[...] = 0
+    for i in range(W.shape[0]):
+        a += a_prev[:, i, None] * W[i]
+    if b.size:
+        a += b
+    _activate(a, activation)
+
+
+def output_delta(
+    a: Array, y: Array, sample_weight: Array, activation: int, loss: int, delta: Array, n_threads: int = 1
+) -> float:
+    """Loss of a batch and its derivative by the pre-activation: delta = w d loss / d z.
+
+    Parameters
+    ----------
+    a : ndarray of shape (B, O), dtype T
+        Outputs of the network, after ``activation``.
+    y : ndarray of shape (B, O), dtype T
+        Targets.
+    sample_weight : ndarray of shape (B,), or (0,) where all weigh 1, dtype T
+    activation : int
+        The output's `Activation`.
+    loss : int
+        A `Loss` of one sample. Squared error: sum_k (a_k - y_k)^2 / 2, with any activation.
+        Cross-entropy (softmax): -sum_k y_k log a_k. Binary cross-entropy (logistic):
+        -sum_k y_k log a_k + (1 - y_k) log(1 - a_k). In both the probability is first clipped to
+        [eps, 1 - eps], eps that of T. Poisson (exp): sum_k y_k log(y_k / a_k) - y_k + a_k.
+    delta : ndarray of shape (B, O), dtype T
+        Written. With the pairs in parentheses it is w (a - y).
+    n_threads : int
+
+    Returns
+    -------
+    float
+        The sum over the batch of w times the loss.
+
+    Notes
+    -----
+    P&P (1)(5), Porr (3)(4), Cheng (6c)(6d)(8a), Book 4.4. Cheng's (6d) and (8a) hold for elementwise activations only;
+    softmax with squared error goes through its full Jacobian (Cheng table 1).
+    """
+    np.subtract(a, y, out=delta)
+    if loss == Loss.SQUARED_ERROR:
+        per_sample = 0.5 * np.square(delta, dtype=np.float64).sum(axis=1)
+        _through_activation(a, activation, delta)
+    else:
+        per_sample = _log_loss(a, y, loss)
+    if sample_weight.size:
+        per_sample = per_sample * sample_weight
+        delta *= sample_weight[:, None]
+    return float(per_sample.sum())
+
+
+def backprop_delta(
+    delta: Array, W: Array, a_prev: Array, activation: int, saved: Array, delta_prev: Array, scratch: Array, n_threads: int = 1
+) -> None:
+    """Send the error one layer down: delta_prev = (delta W^T) (Hadamard) act'(z_prev).
+
+    Parameters
+    ----------
+    delta : ndarray of shape (B, O), dtype T
+    W : ndarray of shape (I, O), dtype T
+        The weights from before the step's update.
+    a_prev : ndarray of shape (B, I), dtype T
+        Activations of the layer below.
+    activation : int
+        `Activation` of the layer below; its derivative in terms of a: identity 1, ReLU 1 where a > 0 else 0,
+        logistic a (1 - a), tanh 1 - a^2.
+    saved : ndarray, dtype uint8
+        As the forward pass of the layer below left it.
+    delta_prev : ndarray of shape (B, I), dtype T
+        Written.
+    n_threads : int
+
+    Notes
+    -----
+    P&P (10), Porr (13)(22), Cheng (6f)(8b), SE 1-2, Book 4.4.4. In P&P (6) and (9) read dU for dX, or ReLU' counts
+    twice; Porr (22) leaves the derivative at v_i out of its sum.
+    """
+    np.matmul(delta, W.T, out=delta_prev)
+    _through_activation(a_prev, activation, delta_prev)
+
+
+def linear_grad(
+    a_prev: Array,
+    delta: Array,
+    step: Array,
+    W: Array,
+    grad_W: Array,
+    grad_b: Array,
+    scratch: Array,
+    n_threads: int = 1,
+) -> float:
+    """Gradient of one layer: dW = grad_scale (a_prev^T delta + l2 W), db = grad_scale sum_r delta_r.
+
+    Parameters
+    ----------
+    a_prev : ndarray of shape (B, I), dtype T
+    delta : ndarray of shape (B, O), dtype T
+    step : ndarray of shape (1,), dtype `STEP`
+        Its ``grad_scale``, ``l2`` and ``keep``; with ``keep`` 1 the gradient is added to what is there.
+    W : ndarray of shape (I, O), dtype T
+    grad_W : ndarray of shape (I, O), dtype T
+        Written.
+    grad_b : ndarray of shape (O,), or (0,) for a layer without bias, dtype T
+        Written.
+    n_threads : int
+
+    Returns
+    -------
+    float
+        Sum of the squares of W where ``l2`` is not 0, for the penalty in the loss; else 0.
+
+    Notes
+    -----
+    Cheng (6a)(6b), SE 3, Book 4.4.2.
+    """
+    scale, l2, keep = (float(step[name][0]) for name in ("grad_scale", "l2", "keep"))
+    gradient = scale * (a_prev.T @ delta + l2 * W)
+    grad_W[...] = gradient if keep == 0 else keep * grad_W + gradient
+    if grad_b.size:
+        gradient = scale * delta.sum(axis=0)
+        grad_b[...] = gradient if keep == 0 else keep * grad_b + gradient
+    return _square_sum(W) if l2 else 0.0
+
+
+def sgd_step(grad: Array, step: Array, param: Array, n_threads: int = 1) -> None:
+    """Gradient descent: param -= rate grad.
+
+    Parameters
+    ----------
+    grad : ndarray of shape (P,), dtype T
+    step : ndarray of shape (1,), dtype `STEP`
+    param : ndarray of shape (P,), dtype T
+        Updated in place.
+    n_threads : int
+
+    Notes
+    -----
+    Porr (5)(6), Cheng (8f)(9), Book 4.5.
+    """
+    param -= step["rate"][0] * grad
+
+
+def momentum_step(grad: Array, step: Array, param: Array, velocity: Array, n_threads: int = 1) -> None:
+    """Gradient descent with momentum: v = momentum v - rate grad; param += v.
+
+    Parameters
+    ----------
+    grad : ndarray of shape (P,), dtype T
+    step : ndarray of shape (1,), dtype `STEP`
+    param, velocity : ndarray of shape (P,), dtype T
+        Updated in place.
+    n_threads : int
+    """
+    velocity *= step["momentum"][0]
+    velocity -= step["rate"][0] * grad
+    param += velocity
+
+
+def nesterov_step(grad: Array, step: Array, param: Array, velocity: Array, n_threads: int = 1) -> None:
+    """Nesterov's momentum: v = momentum v - rate grad; param += momentum v - rate grad.
+
+    Parameters
+    ----------
+    grad : ndarray of shape (P,), dtype T
+    step : ndarray of shape (1,), dtype `STEP`
+    param, velocity : ndarray of shape (P,), dtype T
+        Updated in place.
+    n_threads : int
+    """
+    velocity *= step["momentum"][0]
+    velocity -= step["rate"][0] * grad
+    param += step["momentum"][0] * velocity - step["rate"][0] * grad
+
+
+def adam_step(grad: Array, step: Array, param: Array, m: Array, v: Array, n_threads: int = 1) -> None:
+    """Adam: m = beta_1 m + (1 - beta_1) g; v = beta_2 v + (1 - beta_2) g^2; param -= rate m / (sqrt(v) + epsilon).
+
+    Parameters
+    ----------
+    grad : ndarray of shape (P,), dtype T
+        g above.
+    step : ndarray of shape (1,), dtype `STEP`
+        The bias corrections are part of ``rate`` (and, in the form with a corrected epsilon, of ``epsilon``). Where
+        ``decay`` is not 0, ``param`` is first multiplied by 1 - decay (AdamW).
+    param, m, v : ndarray of shape (P,), dtype T
+        Updated in place.
+    n_threads : int
+    """
+    beta_1, beta_2 = step["beta_1"][0], step["beta_2"][0]
+    m *= beta_1
+    m += (1 - beta_1) * grad
+    v *= beta_2
+    v += (1 - beta_2) * grad * grad
+    param -= step["decay"][0] * param
+    param -= step["rate"][0] * m / (np.sqrt(v) + step["epsilon"][0])
+
+
+def linear_update(
+    a_prev: Array,
+    delta: Array,
+    optimizer: int,
+    step: Array,
+    W: Array,
+    b: Array,
+    m_W: Array,
+    m_b: Array,
+    v_W: Array,
+    v_b: Array,
+    scratch: Array,
+    n_threads: int = 1,
+) -> float:
+    """Gradient of one layer and the optimiser's step on it, the gradient never stored.
+
+    The gradient is that of `linear_grad` with ``grad_scale`` and ``l2`` of ``step``, the update that of the
+    optimiser's ``_step`` operation.
+
+    Parameters
+    ----------
+    a_prev : ndarray of shape (B, I), dtype T
+    delta : ndarray of shape (B, O), dtype T
+    optimizer : int
+        An `Optimizer`.
+    step : ndarray of shape (1,), dtype `STEP`
+    W, m_W, v_W : ndarray of shape (I, O), dtype T
+        Updated in place. SGD leaves ``m`` and ``v`` alone, momentum keeps its velocity in ``m``.
+    b, m_b, v_b : ndarray of shape (O,), or (0,) for a layer without bias, dtype T
+        Updated in place.
+    n_threads : int
+
+    Returns
+    -------
+    float
+        Sum of the squares of W before the update where ``l2`` is not 0; else 0.
+
+    Notes
+    -----
+    Cheng (6a)(6b)(8f)-(9), Book 4.5.
+    """
+    grad_W, grad_b = np.empty_like(W), np.empty_like(b)
+    squares = linear_grad(a_prev, delta, step, W, grad_W, grad_b, scratch)
+    _optimizer_step(optimizer, step, grad_W.ravel(), W.ravel(), m_W.ravel(), v_W.ravel())
+    _optimizer_step(optimizer, step, grad_b, b, m_b, v_b)
+    return squares
+
+
+def train_steps(
+    plan: Array, steps: Array, order: Array, batch_size: int, buffers: Buffers, losses: Array, n_threads: int = 1
+) -> None:
+    """Run whole mini-batches: step s walks the plan's rows on the samples order[s B : (s + 1) B].
+
+    Parameters
+    ----------
+    plan : ndarray of shape (n_rows,), dtype `PLAN_ROW`
+    steps : ndarray of shape (ceil(len(order) / B),), dtype `STEP`
+    order : ndarray of shape (k,), dtype int64
+        Sample numbers. The last mini-batch may be shorter than the others.
+    batch_size : int
+        B above.
+    buffers : Buffers
+        ``params``, ``m``, ``v`` are updated in place; ``grads``, ``work``, ``saved`` and ``scratch`` are overwritten.
+    losses : ndarray of shape (2,), dtype float64
+        Added to: the samples' losses and the L2 penalty, both times ``loss_scale`` of their step.
+    n_threads : int
+
+    Notes
+    -----
+    Algorithm 9.1 and (9) of Cheng, Book 4.6. A run may be cut after any step without changing a bit.
+    """
+    for s in range(len(steps)):
+        batch = order[s * batch_size : (s + 1) * batch_size]
+        step = steps[s : s + 1]
+        data_loss = squares = 0.0
+        for row in plan:
+            layer = _Layer(row, buffers, len(batch))
+            if row["op"] <= Op.GATHER_CLASSES:
+                _gather(row, buffers, batch, layer.a)
+            elif row["op"] == Op.LINEAR_FORWARD:
+                weights = layer.W, layer.b, row["activation"]
+                linear_forward(layer.a_prev, *weights, layer.a, layer.saved, buffers.scratch)
+            elif row["op"] == Op.OUTPUT_DELTA:
+                data_loss += output_delta(
+                    layer.a, layer.y, layer.weight, row["activation"], row["loss"], layer.delta
+                )
+            elif row["op"] == Op.BACKPROP_DELTA:
+                below = layer.a_prev, row["activation"], layer.saved, layer.delta_prev
+                backprop_delta(layer.delta, layer.W, *below, buffers.scratch)
+            elif row["op"] == Op.LINEAR_GRAD:
+                gradient = layer.W, layer.grad_W, layer.grad_b
+                squares += linear_grad(layer.a_prev, layer.delta, step, *gradient, buffers.scratch)
+            elif row["op"] == Op.LINEAR_UPDATE:
+                weights = layer.W, layer.b, layer.m_W, layer.m_b, layer.v_W, layer.v_b
+                rule = row["optimizer"], step
+                squares += linear_update(layer.a_prev, layer.delta, *rule, *weights, buffers.scratch)
+            else:
+                span = slice(row["W"], row["W"] + row["n_in"])
+                flat = (array[span] for array in (buffers.grads, buffers.params, buffers.m, buffers.v))
+                _optimizer_step(row["optimizer"], step, *flat)
+        losses[0] += step["loss_scale"][0] * data_loss
+        losses[1] += step["loss_scale"][0] * 0.5 * step["l2"][0] * squares
+
+
+def predict(
+    plan: Array, order: Array, batch_size: int, buffers: Buffers, out: Array, n_threads: int = 1
+) -> None:
+    """Forward pass of many rows: out[r] = network(X[order[r]]).
+
+    Parameters
+    ----------
+    plan : ndarray of shape (n_rows,), dtype `PLAN_ROW`
+        A gather and one ``LINEAR_FORWARD`` a layer; the last one's ``a`` is ``NONE``: it writes to ``out``.
+    order : ndarray of shape (k,), dtype int64
+    batch_size : int
+        How many rows go through the network together; the result does not depend on it.
+    buffers : Buffers
+        ``work``, ``saved`` and ``scratch`` are overwritten.
+    out : ndarray of shape (k, O), dtype T
+        Written.
+    n_threads : int
+    """
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        for row in plan:
+            layer = _Layer(row, buffers, len(batch))
+            a = out[start : start + batch_size] if row["a"] == NONE else layer.a
+            if row["op"] == Op.LINEAR_FORWARD:
+                weights = layer.W, layer.b, row["activation"]
+                linear_forward(layer.a_prev, *weights, a, layer.saved, buffers.scratch)
+            else:
+                _gather(row, buffers, batch, a)
+
+
+class _Layer:
+    """The arrays that one row of a plan names, as views into the run's buffers."""
+
+    def __init__(self, row: Any, buffers: Buffers, n_rows: int) -> None:
+        n_in, n_out = int(row["n_in"]), int(row["n_out"])
+
+        def view(flat: Array, offset: str, *shape: int) -> Array:
+            start = int(row[offset])
+            if start == NONE or not flat.size:
+                return flat[:0]
+            return flat[start : start + int(np.prod(shape))].reshape(shape)
+
+        if row["op"] == Op.OPTIMIZER_STEP:
+            return
+        self.a_prev = view(buffers.work, "a_prev", n_rows, n_in)
+        self.a = view(buffers.work, "a", n_rows, n_out)
+        self.y = view(buffers.work, "y", n_rows, n_out)
+        self.weight = view(buffers.work, "weight", n_rows)
+        self.delta = view(buffers.work, "delta", n_rows, n_out)
+        self.delta_prev = view(buffers.work, "delta_prev", n_rows, n_in)
+        self.saved = view(buffers.saved, "saved", 0)
+        self.W, self.b = view(buffers.params, "W", n_in, n_out), view(buffers.params, "b", n_out)
+        self.grad_W, self.grad_b = view(buffers.grads, "W", n_in, n_out), view(buffers.grads, "b", n_out)
+        self.m_W, self.m_b = view(buffers.m, "W", n_in, n_out), view(buffers.m, "b", n_out)
+        self.v_W, self.v_b = view(buffers.v, "W", n_in, n_out), view(buffers.v, "b", n_out)
+
+
+def _gather(row: Any, buffers: Buffers, order: Array, out: Array) -> None:
+    if row["op"] == Op.GATHER_CSR_ROWS:
+        gather_csr_rows(buffers.X_data, buffers.X_indices, buffers.X_indptr, order, out)
+    elif row["op"] == Op.GATHER_CLASSES:
+        gather_classes(buffers.classes, order, out)
+    else:
+        source = {Source.X: buffers.X, Source.Y: buffers.y, Source.SAMPLE_WEIGHT: buffers.sample_weight}
+        gather_rows(source[row["source"]], order, out)
+
+
+def _optimizer_step(optimizer: int, step: Array, grad: Array, param: Array, m: Array, v: Array) -> None:
+    if optimizer == Optimizer.SGD:
+        sgd_step(grad, step, param)
+    elif optimizer == Optimizer.MOMENTUM:
+        momentum_step(grad, step, param, m)
+    elif optimizer == Optimizer.NESTEROV:
+        nesterov_step(grad, step, param, m)
+    else:
+        adam_step(grad, step, param, m, v)
+
+
+def _activate(z: Array, activation: int) -> None:
+    """Turn z into a = act(z), in place."""
+    with np.errstate(over="ignore"):
+        if activation == Activation.RELU:
+            np.maximum(z, 0, out=z)
+        elif activation == Activation.LOGISTIC:
+            z[...] = 1 / (1 + np.exp(-z))
+        elif activation == Activation.TANH:
+            np.tanh(z, out=z)
+        elif activation == Activation.SOFTMAX:
+            np.exp(z - z.max(axis=1, keepdims=True), out=z)
+            z /= z.sum(axis=1, keepdims=True)
+        elif activation == Activation.EXP:
+            np.exp(z, out=z)
+
+
+def _through_activation(a: Array, activation: int, delta: Array) -> None:
+    """Turn d loss / d a into d loss / d z, in place."""
+    if activation == Activation.RELU:
+        delta[a == 0] = 0
+    elif activation == Activation.LOGISTIC:
+        delta *= a * (1 - a)
+    elif activation == Activation.TANH:
+        delta *= 1 - a * a
+    elif activation == Activation.SOFTMAX:
+        delta -= (delta * a).sum(axis=1, keepdims=True)
+        delta *= a
+    elif activation == Activation.EXP:
+        delta *= a
+
+
+def _log_loss(a: Array, y: Array, loss: int) -> Array:
+    """The loss of each sample for the losses whose delta is a - y; 0 log 0 = 0."""
+    if loss == Loss.POISSON:
+        return (_xlogy(y, y / a) - y + a).sum(axis=1, dtype=np.float64)
+    eps = np.finfo(a.dtype).eps
+    p = np.clip(a, eps, 1 - eps)
+    if loss == Loss.CROSS_ENTROPY:
+        return -_xlogy(y, p).sum(axis=1, dtype=np.float64)
+    return -(_xlogy(y, p) + _xlogy(1 - y, 1 - p)).sum(axis=1, dtype=np.float64)
+
+
+def _xlogy(x: Array, y: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((x == 0) & ~np.isnan(y), 0, x * np.log(y))
+
+
+def _square_sum(W: Array) -> float:
+    return float(np.square(W, dtype=np.float64).sum())
