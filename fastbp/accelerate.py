@@ -17,7 +17,6 @@ Three things make it work wherever and whenever scikit-learn is imported:
 from __future__ import annotations
 
 import builtins
-import importlib
 import io
 import logging
 import os
@@ -158,8 +157,8 @@ def patch_sklearn() -> None:
 def unpatch_sklearn() -> None:
     """Undo `patch_sklearn`: scikit-learn's names and the environment are again as they were.
 
-    What a program imported meanwhile under scikit-learn's names, and estimators made from it, stay fastbp's
-    and go on working. Where nothing is patched, nothing happens.
+    What a program imported meanwhile under scikit-learn's names, estimators made from it, and processes that
+    run already stay as they are and go on working. Where nothing is patched, nothing happens.
 
     Examples
     --------
@@ -247,7 +246,7 @@ def run_script(argv: Sequence[str]) -> None:
 def _use_replacements() -> None:
     """Put fastbp's classes in place, if both modules are there by now."""
     try:
-        replacements = importlib.import_module(_REPLACEMENTS)
+        __import__(_REPLACEMENTS)  # import_module would raise where two threads' imports wait for each other
     except Exception as error:  # this runs inside a program's `import sklearn...`, which works without fastbp
         _warn_once(
             "fastbp's MLPClassifier and MLPRegressor cannot be imported; scikit-learn's own stay in place: "
@@ -256,7 +255,7 @@ def _use_replacements() -> None:
         return
     # What is missing here is still being imported further up; when that ends, this is called again.
     public, originals = sys.modules.get(_PUBLIC), sys.modules.get(_ORIGINALS)
-    classes = {name: getattr(replacements, name, None) for name in _NAMES}
+    classes = {name: getattr(sys.modules[_REPLACEMENTS], name, None) for name in _NAMES}
     if public is None or originals is None or None in classes.values():
         return
     with _lock:
@@ -363,11 +362,11 @@ _run_as_main: Callable[[str, bool], Any] = runpy._run_module_as_main  # type: ig
 
 
 def _run_path(path: str) -> None:
-    if pkgutil.get_importer(path) is not None:  # a folder or zip file
-        sys.path[: not sys.flags.safe_path] = [path]
+    absolute = os.path.abspath(path)
+    if pkgutil.get_importer(absolute) is not None:  # a folder or zip file
+        sys.path[: not sys.flags.safe_path] = [absolute]
         _run_as_main("__main__", False)
         return
-    absolute = os.path.abspath(path)
     try:
         with io.open_code(absolute) as file:
             source = file.read()

@@ -244,7 +244,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         deltas: Any,
         coef_grads: Any,
         intercept_grads: Any,
-    ) -> tuple[float, NDArray[Any]]:
+    ) -> tuple[np.float64, NDArray[Any]]:
         """Return the loss and its gradient by the packed parameters."""
         self._unpack(packed_coef_inter)
         evaluator = activations
@@ -305,6 +305,7 @@ class _Epochs:
         data.update(_targets(y, dtype, estimator.out_activation_))
         self.weights = None if sample_weight is None else np.asarray(sample_weight, np.float64)
         data["sample_weight"] = _weight_column(sample_weight, dtype)
+        self.loss_type = _loss_type(estimator, X, y, sample_weight, dtype)
         self.flat = _flat(self.parameters, dtype)
         self.moments = _moments(estimator._optimizer, dtype)
         self.rule = _as_rule(estimator._optimizer)
@@ -327,7 +328,7 @@ class _Epochs:
         )
         return Run(backend, plan, buffers, estimator.n_threads or 1)
 
-    def run(self) -> float:
+    def run(self) -> np.floating[Any]:
         """Run one epoch and return its loss."""
         estimator = self.estimator
         if estimator.shuffle:
@@ -352,7 +353,7 @@ class _Epochs:
         data_loss, penalty = self.run_.take_losses()
         if estimator.loss == "squared_error":  # scikit-learn's loss is the mean over the outputs, its gradient the sum
             data_loss /= estimator.n_outputs_
-        return float((data_loss + penalty) / self.n_samples)
+        return self.loss_type((data_loss + penalty) / self.n_samples)
 
     def _rates(self, t: int, n_steps: int) -> dict[str, Any]:
         """Return the optimiser's fields of the step records, at the learning rate of this epoch."""
@@ -405,11 +406,11 @@ class _LossAndGradient:
         values = {"grad_scale": scale, "loss_scale": scale, "keep": ~first, "l2": estimator.alpha * first}
         self.table = make_table(n_blocks, values)
 
-    def __call__(self, packed: NDArray[Any]) -> tuple[float, NDArray[Any]]:
+    def __call__(self, packed: NDArray[Any]) -> tuple[np.float64, NDArray[Any]]:
         self.params[...] = packed
         self.run.steps(self.order, self.table)
         data_loss, penalty = self.run.take_losses()
-        return data_loss / self.n_averaged + penalty, self.grads.copy()
+        return np.float64(data_loss / self.n_averaged + penalty), self.grads.copy()
 
 
 class MLPClassifier(_KernelMLP, original.MLPClassifier):
@@ -666,6 +667,20 @@ def _weight_column(sample_weight: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     if sample_weight is None:
         return np.empty((0, 1), dtype)
     return np.ascontiguousarray(sample_weight, dtype=dtype).reshape(-1, 1)
+
+
+def _loss_type(
+    estimator: Any, X: Any, y: NDArray[Any], sample_weight: NDArray[Any] | None, dtype: np.dtype[Any]
+) -> type[np.floating[Any]]:
+    """Return the type of scikit-learn's losses: what NumPy makes of outputs, targets, weights and batch lengths."""
+    dtypes = [dtype, y.dtype]
+    if estimator.out_activation_ == "logistic":  # 1 - y turns booleans into integers
+        dtypes.append(np.dtype(int))
+    if estimator.batch_size != "auto" or isinstance(X.shape[0], np.integer):  # lengths are NumPy integers
+        dtypes.append(np.dtype(int))
+    if sample_weight is not None:
+        dtypes.append(sample_weight.dtype)
+    return np.result_type(*dtypes).type  # type: ignore[no-any-return]
 
 
 def _batch_size(batch_size: int | str, n: int) -> int:

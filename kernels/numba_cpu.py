@@ -12,24 +12,26 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from .contract import NONE, Activation, Loss, Op, Optimizer, Source
+from .numba_jit import as_writable, jit
 from .numba_math import exp, logistic, tanh
-from .numba_tiles import (
-    MAX_ROWS,
-    TILE_VECTORS,
+from .numba_tiles import MAX_ROWS, TILE_VECTORS, tile
+from .numba_vectors import (
     VECTOR_BYTES,
-    as_writable,
     at,
-    cast,
     epsilon,
-    jit,
     lanes,
     load,
+    load_vector,
+    max_lanes,
+    maximum,
     pointer,
+    splat,
+    sqrt,
     store,
-    tile,
+    store_vector,
+    sum_lanes,
+    zero_where_zero,
 )
 
 
@@ -130,17 +132,16 @@ def _flat(buffers):
 def _gather_rows(X, n_columns, order, n_rows, out):
     for r in range(n_rows):
         source, target = at(X, load(order, r) * n_columns), at(out, r * n_columns)
-        for j in range(n_columns):
-            store(target, j, load(source, j))
+        for j in range(0, n_columns, lanes(out)):
+            rest = n_columns - j
+            store_vector(at(target, j), rest, load_vector(at(source, j), rest, 0))
 
 
 @jit
 def _gather_csr_rows(data, indices, indptr, n_columns, order, n_rows, out):
+    _fill(out, n_rows * n_columns, 0)
     for r in range(n_rows):
-        target = at(out, r * n_columns)
-        for j in range(n_columns):
-            store(target, j, cast(0, out))
-        sample = load(order, r)
+        target, sample = at(out, r * n_columns), load(order, r)
         for e in range(load(indptr, sample), load(indptr, sample + 1)):
             j = load(indices, e)
             store(target, j, load(target, j) + load(data, e))
@@ -148,10 +149,9 @@ def _gather_csr_rows(data, indices, indptr, n_columns, order, n_rows, out):
 
 @jit
 def _gather_classes(classes, n_columns, order, n_rows, out):
-    for j in range(n_rows * n_columns):
-        store(out, j, cast(0, out))
+    _fill(out, n_rows * n_columns, 0)
     for r in range(n_rows):
-        store(out, r * n_columns + load(classes, load(order, r)), cast(1, out))
+        store(out, r * n_columns + load(classes, load(order, r)), 1)
 
 
 @jit
@@ -223,30 +223,30 @@ def _backprop_delta(delta, n_rows, n_out, n_in, W, a_prev, activation, delta_pre
 @jit
 def _linear_grad(a_prev, delta, n_rows, n_out, n_in, steps, s, W, grad_W, grad_b, has_bias, scratch):
     shape = n_rows, n_out, n_in
-    squares = _update_weights(a_prev, delta, *shape, NONE, steps, s, W, grad_W, grad_W, grad_W, scratch)
+    squares = _update_weights(a_prev, delta, *shape, NONE, steps[s], W, grad_W, grad_W, grad_W, scratch)
     if has_bias:
-        _update_bias(delta, n_rows, n_out, NONE, steps, s, grad_b, grad_b, grad_b, scratch)
+        _update_bias(delta, n_rows, n_out, NONE, steps[s], grad_b, grad_b, grad_b, scratch)
     return squares
 
 
 @jit
 def _sgd_step(grad, n, steps, s, param):
-    _apply(Optimizer.SGD, steps, s, 1, n, grad, n, param, param, param, n)
+    _apply(Optimizer.SGD, steps[s], 1.0, 0.0, 1, n, grad, n, grad, False, param, param, param, param, n)
 
 
 @jit
 def _momentum_step(grad, n, steps, s, param, velocity):
-    _apply(Optimizer.MOMENTUM, steps, s, 1, n, grad, n, param, velocity, velocity, n)
+    _apply(Optimizer.MOMENTUM, steps[s], 1.0, 0.0, 1, n, grad, n, grad, False, param, param, velocity, velocity, n)
 
 
 @jit
 def _nesterov_step(grad, n, steps, s, param, velocity):
-    _apply(Optimizer.NESTEROV, steps, s, 1, n, grad, n, param, velocity, velocity, n)
+    _apply(Optimizer.NESTEROV, steps[s], 1.0, 0.0, 1, n, grad, n, grad, False, param, param, velocity, velocity, n)
 
 
 @jit
 def _adam_step(grad, n, steps, s, param, m, v):
-    _apply(Optimizer.ADAM, steps, s, 1, n, grad, n, param, m, v, n)
+    _apply(Optimizer.ADAM, steps[s], 1.0, 0.0, 1, n, grad, n, grad, False, param, param, m, v, n)
 
 
 @jit
@@ -254,9 +254,9 @@ def _linear_update(
     a_prev, delta, n_rows, n_out, n_in, optimizer, steps, s, W, m_W, v_W, b, m_b, v_b, has_bias, scratch
 ):
     shape = n_rows, n_out, n_in
-    squares = _update_weights(a_prev, delta, *shape, optimizer, steps, s, W, W, m_W, v_W, scratch)
+    squares = _update_weights(a_prev, delta, *shape, optimizer, steps[s], W, W, m_W, v_W, scratch)
     if has_bias:
-        _update_bias(delta, n_rows, n_out, optimizer, steps, s, b, m_b, v_b, scratch)
+        _update_bias(delta, n_rows, n_out, optimizer, steps[s], b, m_b, v_b, scratch)
     return squares
 
 
@@ -318,8 +318,9 @@ def _train_steps(
                 squares += _linear_update(a_prev, delta, *shape, row.optimizer, steps, s, *weights, *bias, scratch)
             elif row.op == Op.OPTIMIZER_STEP:
                 n = row.n_in
-                state = at(params, W), at(m, W), at(v, W)
-                _apply(row.optimizer, steps, s, 1, n, at(grads, W), n, *state, n)
+                state = at(params, W), at(params, W), at(m, W), at(v, W)
+                gradient = at(grads, W), n, at(grads, W), False
+                _apply(row.optimizer, steps[s], 1.0, 0.0, 1, n, *gradient, *state, n)
         losses[0] += steps[s].loss_scale * data_loss
         losses[1] += steps[s].loss_scale * 0.5 * steps[s].l2 * squares
 
@@ -390,92 +391,94 @@ def _tile_rows(remaining):
 
 
 @jit
+def _fill(x, n, value):
+    for j in range(0, n, lanes(x)):
+        store_vector(at(x, j), n - j, splat(value, x))
+
+
+@jit
 def _pack(n_rows, columns, B, b_row, panel, stride):
     """Copy a panel of columns into dense rows of whole vectors, filled up with zeros."""
     for k in range(n_rows):
         source, target = at(B, k * b_row), at(panel, k * stride)
-        for j in range(columns):
-            store(target, j, load(source, j))
-        for j in range(columns, stride):
-            store(target, j, cast(0, panel))
+        for j in range(0, columns, lanes(panel)):
+            store_vector(at(target, j), stride, load_vector(at(source, j), columns - j, 0))
 
 
 @jit
 def _transpose(A, n_rows, n_columns, out, stride):
     """Write A (n_rows, n_columns) transposed, its rows filled up with zeros to ``stride``."""
+    if n_rows < stride:
+        _fill(out, n_columns * stride, 0)
     for j in range(n_columns):
         for r in range(n_rows):
             store(out, j * stride + r, load(A, r * n_columns + j))
-        for r in range(n_rows, stride):
-            store(out, j * stride + r, cast(0, out))
 
 
 @jit
 def _activate(n_rows, columns, sums, sums_row, b, has_bias, activation, a, a_row):
     """Finish a tile of the forward product: a = act(sums + b). Softmax needs the whole row and comes later."""
     for r in range(n_rows):
-        z, target = at(sums, r * sums_row), at(a, r * a_row)
-        if has_bias:
-            for j in range(columns):
-                store(z, j, load(z, j) + load(b, j))
-        if activation == Activation.RELU:
-            for j in range(columns):
-                x = load(z, j)
-                store(target, j, cast(0, a) if x < 0 else x)
-        elif activation == Activation.LOGISTIC:
-            for j in range(columns):
-                store(target, j, logistic(load(z, j)))
-        elif activation == Activation.TANH:
-            for j in range(columns):
-                store(target, j, tanh(load(z, j)))
-        elif activation == Activation.EXP:
-            for j in range(columns):
-                store(target, j, exp(load(z, j)))
-        else:
-            for j in range(columns):
-                store(target, j, load(z, j))
+        for j in range(0, columns, lanes(a)):
+            rest = columns - j
+            z = load_vector(at(sums, r * sums_row + j), sums_row, 0)
+            if has_bias:
+                z = z + load_vector(at(b, j), rest, 0)
+            if activation == Activation.RELU:
+                z = maximum(z, 0.0)
+            elif activation == Activation.LOGISTIC:
+                z = logistic(z)
+            elif activation == Activation.TANH:
+                z = tanh(z)
+            elif activation == Activation.EXP:
+                z = exp(z)
+            store_vector(at(a, r * a_row + j), rest, z)
 
 
 @jit
 def _softmax(a, n):
-    largest = load(a, 0)
-    for j in range(1, n):
-        largest = max(largest, load(a, j))
-    for j in range(n):
-        store(a, j, exp(load(a, j) - largest))
-    total = cast(0, a)
-    for j in range(n):
-        total += load(a, j)
-    for j in range(n):
-        store(a, j, load(a, j) / total)
+    vector = lanes(a)
+    largest = splat(-math.inf, a)
+    for j in range(0, n, vector):
+        largest = maximum(largest, load_vector(at(a, j), n - j, -math.inf))
+    shift, total = max_lanes(largest), splat(0.0, a)
+    for j in range(0, n, vector):
+        e = exp(load_vector(at(a, j), n - j, -math.inf) - shift)
+        store_vector(at(a, j), n - j, e)
+        total = total + e
+    norm = sum_lanes(total)
+    for j in range(0, n, vector):
+        store_vector(at(a, j), n - j, load_vector(at(a, j), n - j, 0) / norm)
 
 
 @jit
 def _through_activation(a, activation, n, delta):
     """Turn d loss / d a into d loss / d z for n elements: delta *= act'(z), in terms of a = act(z)."""
-    one = cast(1, a)
-    if activation == Activation.RELU:
-        for j in range(n):
-            store(delta, j, cast(0, a) if load(a, j) == 0 else load(delta, j))
-    elif activation == Activation.LOGISTIC:
-        for j in range(n):
-            store(delta, j, load(delta, j) * (load(a, j) * (one - load(a, j))))
-    elif activation == Activation.TANH:
-        for j in range(n):
-            store(delta, j, load(delta, j) * (one - load(a, j) * load(a, j)))
-    elif activation == Activation.EXP:
-        for j in range(n):
-            store(delta, j, load(delta, j) * load(a, j))
+    if activation == Activation.IDENTITY:
+        return
+    for j in range(0, n, lanes(a)):
+        a_j, d = load_vector(at(a, j), n - j, 0), load_vector(at(delta, j), n - j, 0)
+        if activation == Activation.RELU:
+            d = zero_where_zero(a_j, d)
+        elif activation == Activation.LOGISTIC:
+            d = d * (a_j * (1.0 - a_j))
+        elif activation == Activation.TANH:
+            d = d * (1.0 - a_j * a_j)
+        elif activation == Activation.EXP:
+            d = d * a_j
+        store_vector(at(delta, j), n - j, d)
 
 
 @jit
 def _through_softmax(a, n, delta):
     """The same for a row of softmax outputs, whose Jacobian is a_i ((i = j) - a_j)."""
-    mean = cast(0, a)
-    for j in range(n):
-        mean += load(delta, j) * load(a, j)
-    for j in range(n):
-        store(delta, j, (load(delta, j) - mean) * load(a, j))
+    total = splat(0.0, a)
+    for j in range(0, n, lanes(a)):
+        total = total + load_vector(at(delta, j), n - j, 0) * load_vector(at(a, j), n - j, 0)
+    mean = sum_lanes(total)
+    for j in range(0, n, lanes(a)):
+        d = load_vector(at(delta, j), n - j, 0) - mean
+        store_vector(at(delta, j), n - j, d * load_vector(at(a, j), n - j, 0))
 
 
 @jit
@@ -514,12 +517,16 @@ def _store_transposed(n_rows, units, sums, sums_row, out, out_row):
 
 
 @jit
-def _update_weights(a_prev, delta, n_rows, n_out, n_in, rule, steps, s, W, param, m, v, scratch):
+def _update_weights(a_prev, delta, n_rows, n_out, n_in, rule, step, W, param, m, v, scratch):
     """Form the weights' gradient tile by tile and apply ``rule`` to each tile; return the sum of W^2 if l2 is not 0."""
     vector, width = lanes(delta), TILE_VECTORS * lanes(delta)
-    squares, panel = at(scratch, MAX_ROWS * width), at(scratch, (MAX_ROWS + 1) * width)
-    for j in range(width):
-        store(squares, j, cast(0, scratch))
+    panel, squares = at(scratch, (MAX_ROWS + 1) * width), splat(0.0, delta)
+    if n_rows == 1:  # the outer product of one sample needs no sums: its rows are delta times an input
+        if step.l2 != 0:
+            squares = _square_sums(n_in, n_out, W, n_out)
+        state = W, param, m, v, n_out
+        _apply(rule, step, step.grad_scale, step.l2, n_in, n_out, delta, 0, a_prev, True, *state)
+        return sum_lanes(squares)
     for o in range(0, n_out, width):
         columns = min(width, n_out - o)
         n_vectors = (columns + vector - 1) // vector
@@ -530,86 +537,100 @@ def _update_weights(a_prev, delta, n_rows, n_out, n_in, rule, steps, s, W, param
             units = _tile_rows(n_in - i)
             _tile(units, n_vectors, n_rows, at(a_prev, i), 1, n_in, panel, stride, scratch)
             corner = i * n_out + o
-            _finish_gradient(units, columns, steps, s, scratch, stride, at(W, corner), n_out, squares)
-            state = at(param, corner), at(m, corner), at(v, corner), n_out
-            _apply(rule, steps, s, units, columns, scratch, stride, *state)
+            if step.l2 != 0:
+                squares = squares + _square_sums(units, columns, at(W, corner), n_out)
+            state = at(W, corner), at(param, corner), at(m, corner), at(v, corner), n_out
+            _apply(rule, step, step.grad_scale, step.l2, units, columns, scratch, stride, scratch, False, *state)
             i += units
-    total = 0.0
-    for j in range(width):
-        total += load(squares, j)
+    return sum_lanes(squares)
+
+
+@jit
+def _update_bias(delta, n_rows, n_out, rule, step, param, m, v, scratch):
+    vector = lanes(delta)
+    for o in range(0, n_out, vector):
+        total = splat(0.0, delta)
+        for r in range(n_rows):
+            total = total + load_vector(at(delta, r * n_out + o), n_out - o, 0)
+        store_vector(at(scratch, o), vector, total)
+    _apply(rule, step, step.grad_scale, 0.0, 1, n_out, scratch, n_out, scratch, False, param, param, m, v, n_out)
+
+
+@jit
+def _square_sums(n_rows, columns, W, w_row):
+    """Return the sums of the squares of a block, lane by lane."""
+    total = splat(0.0, W)
+    for r in range(n_rows):
+        for j in range(0, columns, lanes(W)):
+            w = load_vector(at(W, r * w_row + j), columns - j, 0)
+            total = total + w * w
     return total
 
 
 @jit
-def _update_bias(delta, n_rows, n_out, rule, steps, s, param, m, v, scratch):
-    for o in range(n_out):
-        store(scratch, o, cast(0, scratch))
+def _apply(rule, step, scale, l2, n_rows, columns, sums, sums_row, factors, has_factors, W, param, m, v, row):
+    """Apply an optimiser to a block of parameters whose gradient is scale (sums + l2 W).
+
+    Each row of the sums is multiplied by its factor, if there are any. ``NONE`` for an optimiser keeps the gradient
+    itself. W, param, m, v share the stride ``row``.
+    """
+    scale, l2_, rate = splat(scale, param), splat(l2, param), splat(step.rate, param)
+    momentum, keep = splat(step.momentum, param), splat(step.keep, param)
+    betas = splat(step.beta_1, param), splat(step.beta_2, param)
+    rests = splat(1.0 - step.beta_1, param), splat(1.0 - step.beta_2, param)
+    epsilon, kept = splat(step.epsilon, param), splat(1.0 - step.decay, param)
     for r in range(n_rows):
-        row = at(delta, r * n_out)
-        for o in range(n_out):
-            store(scratch, o, load(scratch, o) + load(row, o))
-    scale = cast(steps[s].grad_scale, scratch)
-    for o in range(n_out):
-        store(scratch, o, load(scratch, o) * scale)
-    _apply(rule, steps, s, 1, n_out, scratch, n_out, param, m, v, n_out)
-
-
-@jit
-def _finish_gradient(n_rows, columns, steps, s, g, g_row, W, w_row, squares):
-    """Turn a tile of sums into the gradient g = scale (sums + l2 W) and add W^2, column by column, to ``squares``."""
-    scale, l2 = cast(steps[s].grad_scale, g), cast(steps[s].l2, g)
-    for r in range(n_rows):
-        g_r, W_r = at(g, r * g_row), at(W, r * w_row)
-        if l2 == 0:
-            for j in range(columns):
-                store(g_r, j, load(g_r, j) * scale)
-        else:
-            for j in range(columns):
-                w = load(W_r, j)
-                store(g_r, j, (load(g_r, j) + l2 * w) * scale)
-                store(squares, j, load(squares, j) + w * w)
-
-
-@jit
-def _apply(rule, steps, s, n_rows, columns, g, g_row, param, m, v, param_row):
-    """Apply an optimiser (or ``NONE``: keep the gradient itself) to a block of parameters with gradient g."""
-    step = steps[s]
-    rate, momentum, keep = cast(step.rate, g), cast(step.momentum, g), cast(step.keep, g)
-    for r in range(n_rows):
-        g_r, p_r = at(g, r * g_row), at(param, r * param_row)
-        m_r, v_r = at(m, r * param_row), at(v, r * param_row)
-        if rule == NONE:
-            if keep == 0:
-                for j in range(columns):
-                    store(p_r, j, load(g_r, j))
+        factor = splat(load(factors, r) if has_factors else 1, param)
+        for j in range(0, columns, lanes(param)):
+            rest, here = columns - j, r * row + j
+            g = load_vector(at(sums, r * sums_row + j), rest, 0)
+            if has_factors:
+                g = g * factor
+            if l2 != 0:
+                g = g + l2_ * load_vector(at(W, here), rest, 0)
+            g = scale * g
+            if rule == NONE:
+                _keep(g, rest, step.keep != 0, keep, at(param, here))
+            elif rule == Optimizer.SGD:
+                _sgd(g, rest, rate, at(param, here))
+            elif rule == Optimizer.MOMENTUM:
+                _momentum(g, rest, rate, momentum, at(param, here), at(m, here))
+            elif rule == Optimizer.NESTEROV:
+                _nesterov(g, rest, rate, momentum, at(param, here), at(m, here))
             else:
-                for j in range(columns):
-                    store(p_r, j, keep * load(p_r, j) + load(g_r, j))
-        elif rule == Optimizer.SGD:
-            for j in range(columns):
-                store(p_r, j, load(p_r, j) - rate * load(g_r, j))
-        elif rule == Optimizer.MOMENTUM:
-            for j in range(columns):
-                velocity = momentum * load(m_r, j) - rate * load(g_r, j)
-                store(m_r, j, velocity)
-                store(p_r, j, load(p_r, j) + velocity)
-        elif rule == Optimizer.NESTEROV:
-            for j in range(columns):
-                velocity = momentum * load(m_r, j) - rate * load(g_r, j)
-                store(m_r, j, velocity)
-                store(p_r, j, load(p_r, j) + (momentum * velocity - rate * load(g_r, j)))
-        else:
-            _adam(step, columns, g_r, p_r, m_r, v_r)
+                _adam(g, rest, rate, betas, rests, epsilon, kept, at(param, here), at(m, here), at(v, here))
 
 
 @jit
-def _adam(step, n, g, p, m, v):
-    rate, epsilon, kept = cast(step.rate, g), cast(step.epsilon, g), cast(1 - step.decay, g)
-    beta_1, beta_2 = cast(step.beta_1, g), cast(step.beta_2, g)
-    rest_1, rest_2 = cast(1 - step.beta_1, g), cast(1 - step.beta_2, g)
-    for j in range(n):
-        m_j = beta_1 * load(m, j) + rest_1 * load(g, j)
-        v_j = beta_2 * load(v, j) + rest_2 * (load(g, j) * load(g, j))
-        store(m, j, m_j)
-        store(v, j, v_j)
-        store(p, j, kept * load(p, j) - rate * m_j / (math.sqrt(v_j) + epsilon))
+def _keep(g, n, accumulate, keep, grad):
+    if accumulate:
+        g = g + keep * load_vector(grad, n, 0)
+    store_vector(grad, n, g)
+
+
+@jit
+def _sgd(g, n, rate, param):
+    store_vector(param, n, load_vector(param, n, 0) - rate * g)
+
+
+@jit
+def _momentum(g, n, rate, momentum, param, velocity):
+    v = momentum * load_vector(velocity, n, 0) - rate * g
+    store_vector(velocity, n, v)
+    store_vector(param, n, load_vector(param, n, 0) + v)
+
+
+@jit
+def _nesterov(g, n, rate, momentum, param, velocity):
+    v = momentum * load_vector(velocity, n, 0) - rate * g
+    store_vector(velocity, n, v)
+    store_vector(param, n, load_vector(param, n, 0) + (momentum * v - rate * g))
+
+
+@jit
+def _adam(g, n, rate, betas, rests, epsilon, kept, param, m, v):
+    m_new = betas[0] * load_vector(m, n, 0) + rests[0] * g
+    v_new = betas[1] * load_vector(v, n, 0) + rests[1] * (g * g)
+    store_vector(m, n, m_new)
+    store_vector(v, n, v_new)
+    store_vector(param, n, kept * load_vector(param, n, 0) - rate * m_new / (sqrt(v_new) + epsilon))

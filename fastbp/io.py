@@ -1,0 +1,380 @@
+"""Models in files: networks, trainers and estimators as safetensors, and back.
+
+The container stands in `fastbp.modelfile`, the encoding of estimators' state in `fastbp.encoding`. What a file can make
+is a closed table of kinds; nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import kernels, modelfile
+from .encoding import Decoder, Encoder
+from .losses import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS
+from .modelfile import ModelFileError
+from .network import Network
+from .optimizers import OPTIMIZERS, Optimizer
+from .plan import Layout
+from .preprocessing import Preprocessing
+from .trainer import Trainer
+
+__all__ = ["ModelFile", "ModelFileError", "load", "load_preprocessing", "read", "save"]
+
+log = logging.getLogger("fastbp")
+
+Tensors = Mapping[str, NDArray[Any]]
+
+_MALFORMED = (
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
+"""What a description that passed the hash, but that no fastbp wrote, may raise while a model is made from it."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a model file holds.
+
+    Attributes
+    ----------
+    model : Network, Trainer, MLPClassifier or MLPRegressor
+    preprocessing : Preprocessing or None
+        How a table becomes the model's inputs.
+    written_by : dict of str to str
+        The versions of the packages that wrote the file.
+    sha256 : str
+        The hash of its content, verified.
+    """
+
+    model: Any
+    preprocessing: Preprocessing | None
+    written_by: dict[str, str]
+    sha256: str
+
+
+def save(model: Any, path: str | os.PathLike[str], *, preprocessing: Preprocessing | None = None) -> None:
+    """Save a model so that `load` gives it back, bit for bit.
+
+    The file is safetensors. It is written to a temporary file in the same folder, flushed to the disk and then
+    moved into place: whatever happens, a whole file lies at ``path``, the old one or the new.
+
+    Parameters
+    ----------
+    model : Network, Trainer, MLPClassifier or MLPRegressor
+        A trainer is saved with its network, optimiser, moments and random state; an estimator, fitted or not,
+        with its parameters, attributes, optimiser and random state. Training goes on from the file as if it had
+        never stopped.
+    path : str or os.PathLike
+    preprocessing : Preprocessing, optional
+        How a table becomes the model's inputs; `load_preprocessing` gives it back.
+
+    Raises
+    ------
+    TypeError
+        If the model is of another class (a subclass too: what it adds would be lost) or holds something that a
+        file cannot.
+    ValueError
+        If an estimator's arrays do not fit together.
+    OSError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> import fastbp
+    >>> net = fastbp.Network((4, 8, 2), random_state=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "net.safetensors"
+    ...     fastbp.save(net, path)
+    ...     copy = fastbp.load(path)
+    >>> bool((copy.parameters == net.parameters).all())
+    True
+    """
+    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
+        raise TypeError(f"preprocessing is a {type(preprocessing).__name__}; pass a Preprocessing, or None")
+    if type(model) is Network:
+        content, tensors = {"kind": "network", "network": _network_content(model)}, _network_tensors(model)
+    elif type(model) is Trainer:
+        content, tensors = _encode_trainer(model)
+    else:
+        content, tensors = _encode_estimator(model)
+    content["written_by"] = _versions()
+    content["preprocessing"] = None if preprocessing is None else preprocessing.to_content()
+    modelfile.write(path, content, tensors)
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Return the model in a file that `save` or ``fastbp train`` wrote.
+
+    Nothing in the file is executed. A model saved with a backend that is not available here takes ``"auto"``.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+
+    Returns
+    -------
+    Network, Trainer, MLPClassifier or MLPRegressor
+        What was saved.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ModelFileError
+        If the file is damaged, foreign, of a newer format, or contradicts itself; the message says what to do.
+    """
+    return read(path).model
+
+
+def load_preprocessing(path: str | os.PathLike[str]) -> Preprocessing | None:
+    """Return how a table becomes the inputs of the model in a file; None if the file does not say.
+
+    Parameters and errors are those of `load`.
+    """
+    return read(path).preprocessing
+
+
+def read(path: str | os.PathLike[str]) -> ModelFile:
+    """Return everything that a model file holds. Parameters and errors are those of `load`."""
+    content, tensors, sha256 = modelfile.read(path)
+    try:
+        model = _DECODERS[content["kind"]](content, tensors)
+        kept = content["preprocessing"]
+        preprocessing = None if kept is None else Preprocessing.from_content(kept)
+        written_by = {str(name): str(version) for name, version in content["written_by"].items()}
+    except _MALFORMED as error:
+        raise ModelFileError(
+            f"{path} does not describe a model of fastbp ({type(error).__name__}: {error}); "
+            "pass a file that fastbp.save or `fastbp train` wrote"
+        ) from error
+    return ModelFile(model, preprocessing, written_by, sha256)
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    from . import __version__
+
+    return {"fastbp": __version__, "numpy": np.__version__, "scikit-learn": version("scikit-learn")}
+
+
+# ---------------------------------------------------------------------------------------------- networks
+
+
+def _network_content(network: Network) -> dict[str, Any]:
+    return {**network.spec(), "backend": network.backend, "n_threads": network.n_threads}
+
+
+def _network_tensors(network: Network) -> dict[str, NDArray[Any]]:
+    return _layers(network.layout, network.parameters)
+
+
+def _layers(layout: Layout, flat: NDArray[Any], prefix: str = "") -> dict[str, NDArray[Any]]:
+    """Return a flat buffer's parts under the names of their tensors."""
+    weights = {f"{prefix}weights.{layer}": W for layer, W in enumerate(layout.weights(flat))}
+    return weights | {f"{prefix}biases.{layer}": b for layer, b in enumerate(layout.biases(flat))}
+
+
+def _decode_network(content: dict[str, Any], tensors: Tensors) -> Network:
+    spec = content["network"]
+    _check_layer_sizes(spec["layer_sizes"], tensors)
+    network = Network(
+        spec["layer_sizes"],
+        spec["hidden_activation"],
+        spec["output"],
+        bias=spec["bias"],
+        dtype=spec["dtype"],
+        backend=_available(spec["backend"]),
+        n_threads=spec["n_threads"],
+    )
+    _fill(_network_tensors(network), tensors)
+    return network
+
+
+def _check_layer_sizes(sizes: list[int], tensors: Tensors) -> None:
+    """Refuse sizes that the weights do not have, before anything is allocated by them."""
+    if not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError(f"layer sizes are {sizes}")
+    for layer, shape in enumerate(pairwise(sizes)):
+        _check_shape(f"weights.{layer}", tensors[f"weights.{layer}"], shape)
+
+
+def _check_shape(name: str, array: NDArray[Any], wanted: tuple[int, ...]) -> None:
+    if array.shape != wanted:
+        raise ValueError(f"{name} has shape {array.shape}, but the architecture wants {wanted}")
+
+
+def _fill(views: dict[str, NDArray[Any]], tensors: Tensors) -> None:
+    """Copy tensors into a network's or trainer's buffers."""
+    for name, view in views.items():
+        tensor = tensors[name]
+        _check_shape(name, tensor, view.shape)
+        if tensor.dtype != view.dtype:
+            raise ValueError(f"{name} has dtype {tensor.dtype}, but the network has {view.dtype}")
+        view[...] = tensor
+
+
+def _available(backend: str) -> str:
+    """Return a saved backend's name, or ``"auto"`` where it is not available."""
+    if kernels.backends().get(backend) == kernels.AVAILABLE:
+        return backend
+    log.warning("the model was saved with backend %r, which is not available here; it takes 'auto'", backend)
+    return "auto"
+
+
+# ---------------------------------------------------------------------------------------------- trainers
+
+
+def _encode_trainer(trainer: Trainer) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    encoder, network = Encoder(), trainer.network
+    if type(network) is not Network:
+        raise TypeError(f"the trainer's network is a {type(network).__name__}; only fastbp.Network itself can be saved")
+    state = {
+        "loss": trainer.loss,
+        "batch_size": trainer.batch_size,
+        "step": trainer.step,
+        "backend": trainer.backend,
+        "n_threads": trainer.n_threads,
+        "optimizer": _optimizer_content(trainer.optimizer),
+        "random_state": trainer.random_state,
+    }
+    coded = encoder.value(state, "trainer")
+    moments = _layers(network.layout, trainer.m, "m.") | _layers(network.layout, trainer.v, "v.")
+    tensors = {**_network_tensors(network), **moments, **encoder.tensors}
+    described = {"kind": "trainer", "network": _network_content(network), "trainer": coded, "objects": encoder.objects}
+    return described, tensors
+
+
+def _optimizer_content(optimizer: Optimizer) -> dict[str, Any]:
+    for name, cls in OPTIMIZERS.items():
+        if type(optimizer) is cls:
+            return {"kind": name, **{field.name: getattr(optimizer, field.name) for field in fields(cls)}}  # type: ignore[arg-type]
+    names = ", ".join(cls.__name__ for cls in OPTIMIZERS.values())
+    raise TypeError(f"the optimiser is a {type(optimizer).__name__}; a model file can hold {names}")
+
+
+def _decode_trainer(content: dict[str, Any], tensors: Tensors) -> Trainer:
+    network = _decode_network(content, tensors)
+    state = Decoder(content["objects"], tensors).value(content["trainer"])
+    settings = dict(state["optimizer"])
+    trainer = Trainer(
+        network,
+        loss=state["loss"],
+        optimizer=OPTIMIZERS[settings.pop("kind")](**settings),
+        batch_size=state["batch_size"],
+        backend=_available(state["backend"]),
+        n_threads=state["n_threads"],
+        random_state=state["random_state"],
+    )
+    if type(state["step"]) is not int or state["step"] < 0:
+        raise ValueError(f"step is {state['step']!r}")
+    trainer.step = state["step"]
+    _fill(_layers(network.layout, trainer.m, "m.") | _layers(network.layout, trainer.v, "v."), tensors)
+    return trainer
+
+
+# -------------------------------------------------------------------------------------------- estimators
+
+
+def _estimators() -> dict[str, type]:
+    from .estimators import MLPClassifier, MLPRegressor
+
+    return {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
+
+
+def _parts() -> dict[str, type]:
+    """Return the classes of the objects that a fitted estimator holds."""
+    from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
+    from sklearn.preprocessing import LabelBinarizer
+
+    return {cls.__name__: cls for cls in (AdamOptimizer, SGDOptimizer, LabelBinarizer)}
+
+
+def _encode_estimator(estimator: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    kind = next((name for name, cls in _estimators().items() if type(estimator) is cls), None)
+    if kind is None:
+        raise TypeError(
+            f"model is a {type(estimator).__module__}.{type(estimator).__qualname__}; pass a fastbp.Network, "
+            "fastbp.Trainer, fastbp.MLPClassifier or fastbp.MLPRegressor (scikit-learn's own: through from_sklearn)"
+        )
+    _check_estimator(estimator)
+    encoder, names = Encoder(_parts()), set(estimator.get_params(deep=False))
+    state = {name: encoder.value(value, name) for name, value in vars(estimator).items()}
+    content = {
+        "kind": kind,
+        "parameters": {name: value for name, value in state.items() if name in names},
+        "attributes": {name: value for name, value in state.items() if name not in names},
+        "objects": encoder.objects,
+    }
+    return content, encoder.tensors
+
+
+def _decode_estimator(content: dict[str, Any], tensors: Tensors) -> Any:
+    cls = _estimators()[content["kind"]]
+    decoder = Decoder(content["objects"], tensors, _parts())
+    parameters = {name: decoder.value(value) for name, value in content["parameters"].items()}
+    known = set(cls().get_params(deep=False))
+    if not parameters.keys() <= known:
+        unknown = ", ".join(sorted(parameters.keys() - known))
+        raise ValueError(f"its parameters {unknown} are unknown to this version of scikit-learn")
+    estimator = cls(**parameters)
+    for name, value in content["attributes"].items():
+        if hasattr(cls, name) or name in known:
+            raise ValueError(f"it would replace {cls.__name__}.{name}")
+        setattr(estimator, name, decoder.value(value))
+    _check_estimator(estimator)
+    return estimator
+
+
+def _check_estimator(estimator: Any) -> None:
+    """Refuse a fitted estimator whose arrays do not fit together: the kernels rely on it."""
+    if not hasattr(estimator, "coefs_"):
+        return
+    shapes = [np.shape(W) for W in estimator.coefs_]
+    if not shapes or any(len(shape) != 2 or 0 in shape for shape in shapes):
+        raise ValueError(f"coefs_ have the shapes {shapes}; pass matrices")
+    sizes = [shapes[0][0], *(outputs for _, outputs in shapes)]
+    wanted = [*pairwise(sizes), *((size,) for size in sizes[1:])]
+    optimizer = getattr(estimator, "_optimizer", None)
+    groups = {
+        "coefs_ and intercepts_": [*estimator.coefs_, *estimator.intercepts_],
+        "the best coefs_ and intercepts_": [
+            *getattr(estimator, "_best_coefs", estimator.coefs_),
+            *getattr(estimator, "_best_intercepts", estimator.intercepts_),
+        ],
+        **{f"the optimiser's {name}": getattr(optimizer, name, None) for name in ("ms", "vs", "velocities")},
+    }
+    for name, arrays in groups.items():
+        if arrays is not None and [np.shape(array) for array in arrays] != wanted:
+            got = [np.shape(array) for array in arrays]
+            raise ValueError(f"{name} have the shapes {got}, but layers of {sizes} units want {wanted}")
+        if not all(isinstance(array, np.ndarray) and array.dtype.kind in "biuf" for array in arrays or ()):
+            raise TypeError(f"{name} must be numeric arrays")
+    ends = (estimator.n_features_in_, estimator.n_outputs_)
+    if ends != (sizes[0], sizes[-1]):
+        raise ValueError(f"n_features_in_ and n_outputs_ are {ends}, but the layers have {sizes} units")
+    if estimator.activation not in HIDDEN_ACTIVATIONS or estimator.out_activation_ not in OUTPUT_ACTIVATIONS:
+        raise ValueError(f"activations are {estimator.activation!r} and {estimator.out_activation_!r}")
+
+
+_DECODERS = {
+    "network": _decode_network,
+    "trainer": _decode_trainer,
+    "MLPClassifier": _decode_estimator,
+    "MLPRegressor": _decode_estimator,
+}

@@ -1,0 +1,354 @@
+"""Vectors for the Numba backend: pointers, and a Numba type for one register of float32 or float64 lanes.
+
+Numba leaves vectorisation to LLVM's guesses: a loop of unknown length gets checks for overlap and a scalar tail, and layers
+are often narrower than a register. With `Vector` a kernel says what it means: the last, partial vector of a row is loaded
+and stored under a mask. Arithmetic between vectors, and with scalars, reads as usual: a scalar is rounded to the vector's
+dtype and spread over its lanes.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.datamodel import models
+from numba.core.typing.templates import AbstractTemplate, infer_global
+from numba.extending import intrinsic, lower_builtin, lower_cast, register_model
+
+from .numba_jit import host_has
+
+VECTOR_BYTES = 64 if host_has("avx512f") else (32 if host_has("avx2") else 16)
+HAS_FMA = host_has("fma") or host_has("neon")
+
+
+class Vector(types.Type):
+    """The Numba type of one register of lanes."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+        super().__init__(f"Vector({dtype})")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Vector) -> None:
+        super().__init__(manager, kind, vector_of(kind.dtype)[0])
+
+
+def vector_of(dtype: Any) -> tuple[ir.VectorType, int]:
+    """Return the LLVM vector of a dtype, and the alignment of its elements."""
+    size = dtype.bitwidth // 8
+    return ir.VectorType(ir.FloatType() if size == 4 else ir.DoubleType(), VECTOR_BYTES // size), size
+
+
+def _call(builder: Any, name: str, result: Any, *args: Any) -> Any:
+    """Call an LLVM intrinsic by its full name: llvmlite cannot declare those on vectors."""
+    kind = ir.FunctionType(result, [arg.type for arg in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+
+
+def _suffix(vector: ir.VectorType) -> str:
+    return f"v{vector.count}f{32 if isinstance(vector.element, ir.FloatType) else 64}"
+
+
+def emit_splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
+    """Spread a scalar over all lanes."""
+    undefined, first = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None)
+    return builder.shuffle_vector(builder.insert_element(undefined, scalar, ir.IntType(32)(0)), undefined, first)
+
+
+def emit_fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
+    """Return x y + z: one rounding where the processor has it, else a product and a sum."""
+    if not HAS_FMA:
+        return builder.fadd(builder.fmul(x, y), z)
+    return _call(builder, f"llvm.fma.{_suffix(x.type)}", x.type, x, y, z)
+
+
+# ------------------------------------------------------------------------------------------------ pointers
+
+
+@intrinsic
+def pointer(typingctx: Any, array: Any) -> Any:
+    """Return the address of an array's first element. The caller keeps the array alive."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return cgutils.create_struct_proxy(signature.args[0])(context, builder, value=args[0]).data
+
+    return types.CPointer(array.dtype)(array), codegen
+
+
+@intrinsic
+def at(typingctx: Any, p: Any, i: Any) -> Any:
+    """Return the pointer p + i."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]])
+
+    return p(p, types.intp), codegen
+
+
+@intrinsic
+def load(typingctx: Any, p: Any, i: Any) -> Any:
+    """Return p[i]."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(builder.gep(args[0], [args[1]]))
+
+    return p.dtype(p, types.intp), codegen
+
+
+@intrinsic
+def store(typingctx: Any, p: Any, i: Any, value: Any) -> Any:
+    """Set p[i] = value, rounded to the dtype of p's elements."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], builder.gep(args[0], [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(p, types.intp, p.dtype), codegen
+
+
+@intrinsic
+def epsilon(typingctx: Any, p: Any) -> Any:
+    """Return the machine epsilon of p's elements, as float64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return ir.DoubleType()(float(np.finfo(signature.args[0].dtype.name).eps))
+
+    return types.float64(p), codegen
+
+
+@intrinsic
+def lanes(typingctx: Any, p: Any) -> Any:
+    """Return how many of p's elements fill a vector."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return ir.IntType(64)(vector_of(signature.args[0].dtype)[0].count)
+
+    return types.int64(p), codegen
+
+
+# ------------------------------------------------------------------------------------- vectors and memory
+
+
+def _is_whole(builder: Any, vector: ir.VectorType, n: Any) -> Any:
+    return builder.icmp_signed(">=", n, n.type(vector.count))
+
+
+def _mask(builder: Any, vector: ir.VectorType, n: Any) -> Any:
+    """Return a mask of the first n lanes."""
+    index = ir.VectorType(ir.IntType(32), vector.count)
+    count = emit_splat(builder, builder.trunc(n, ir.IntType(32)), index)
+    return builder.icmp_signed("<", ir.Constant(index, list(range(vector.count))), count)
+
+
+@intrinsic
+def load_vector(typingctx: Any, p: Any, n: Any, fill: Any) -> Any:
+    """Return the first n elements at p as a vector, the lanes beyond them (n may be larger than a vector) as ``fill``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        p, n, fill = args
+        vector, align = vector_of(signature.args[0].dtype)
+        at_p = builder.bitcast(p, vector.as_pointer())
+        with builder.if_else(_is_whole(builder, vector, n)) as (then, otherwise):
+            with then:
+                whole, from_whole = builder.load(at_p, align=align), builder.block
+            with otherwise:
+                mask, rest = _mask(builder, vector, n), emit_splat(builder, fill, vector)
+                name = f"llvm.masked.load.{_suffix(vector)}.p0"
+                part, from_part = _call(builder, name, vector, at_p, ir.IntType(32)(align), mask, rest), builder.block
+        result = builder.phi(vector)
+        result.add_incoming(whole, from_whole)
+        result.add_incoming(part, from_part)
+        return result
+
+    return Vector(p.dtype)(p, types.intp, p.dtype), codegen
+
+
+@intrinsic
+def store_vector(typingctx: Any, p: Any, n: Any, value: Any) -> Any:
+    """Store the first n lanes of a vector at p, all of them if n is larger."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        p, n, value = args
+        vector, align = vector_of(signature.args[0].dtype)
+        at_p = builder.bitcast(p, vector.as_pointer())
+        with builder.if_else(_is_whole(builder, vector, n)) as (then, otherwise):
+            with then:
+                builder.store(value, at_p, align=align)
+            with otherwise:
+                mask = _mask(builder, vector, n)
+                name = f"llvm.masked.store.{_suffix(vector)}.p0"
+                _call(builder, name, ir.VoidType(), value, at_p, ir.IntType(32)(align), mask)
+        return context.get_dummy_value()
+
+    return types.void(p, types.intp, Vector(p.dtype)), codegen
+
+
+@intrinsic
+def splat(typingctx: Any, value: Any, p: Any) -> Any:
+    """Return a vector with ``value`` in all lanes, of the dtype of p's elements."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return args[0]
+
+    return Vector(p.dtype)(Vector(p.dtype), p), codegen
+
+
+# ---------------------------------------------------------------------------------------------- arithmetic
+
+
+@lower_cast(types.Number, Vector)
+def _spread(context: Any, builder: Any, from_type: Any, to_type: Any, value: Any) -> Any:
+    return emit_splat(builder, context.cast(builder, value, from_type, to_type.dtype), vector_of(to_type.dtype)[0])
+
+
+def _overload(function: Any, emit: Callable[..., Any]) -> None:
+    """Define an operator on vectors, or on a vector and a scalar."""
+
+    @infer_global(function)
+    class Template(AbstractTemplate):  # type: ignore[misc]
+        def generic(self, args: Any, kws: Any) -> Any:
+            vector = next((arg for arg in args if isinstance(arg, Vector)), None)
+            return None if vector is None else vector(*[vector] * len(args))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return emit(builder, *args)
+
+    lower_builtin(function, Vector)(codegen)
+    lower_builtin(function, Vector, Vector)(codegen)
+
+
+_CONTRACT = ("contract",)
+_overload(operator.add, lambda builder, x, y: builder.fadd(x, y, flags=_CONTRACT))
+_overload(operator.sub, lambda builder, x, y: builder.fsub(x, y, flags=_CONTRACT))
+_overload(operator.mul, lambda builder, x, y: builder.fmul(x, y, flags=_CONTRACT))
+_overload(operator.truediv, lambda builder, x, y: builder.fdiv(x, y))
+_overload(operator.neg, lambda builder, x: builder.fneg(x))
+
+
+def _vector_function(emit: Callable[..., Any]) -> Any:
+    """Make a function of vectors; scalars beside a vector are spread."""
+
+    def typed(*kinds: Any) -> Any:
+        vector = next(kind for kind in kinds if isinstance(kind, Vector))
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return emit(builder, *args)
+
+        return vector(*[vector] * len(kinds)), codegen
+
+    return typed
+
+
+@intrinsic
+def fma(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
+    """Return x y + z with one rounding."""
+    return _vector_function(emit_fma)(x, y, z)
+
+
+@intrinsic
+def sqrt(typingctx: Any, x: Any) -> Any:
+    """Return the square root of each lane."""
+    return _vector_function(lambda builder, x: _call(builder, f"llvm.sqrt.{_suffix(x.type)}", x.type, x))(x)
+
+
+@intrinsic
+def minimum(typingctx: Any, x: Any, y: Any) -> Any:
+    """Return y where y < x, else x: a NaN in x stays."""
+    return _vector_function(lambda builder, x, y: builder.select(builder.fcmp_ordered("<", y, x), y, x))(x, y)
+
+
+@intrinsic
+def maximum(typingctx: Any, x: Any, y: Any) -> Any:
+    """Return y where y > x, else x: a NaN in x stays."""
+    return _vector_function(lambda builder, x, y: builder.select(builder.fcmp_ordered(">", y, x), y, x))(x, y)
+
+
+@intrinsic
+def zero_where_zero(typingctx: Any, a: Any, x: Any) -> Any:
+    """Return 0 where a is 0, else x."""
+
+    def emit(builder: Any, a: Any, x: Any) -> Any:
+        zero = ir.Constant(a.type, None)
+        return builder.select(builder.fcmp_ordered("==", a, zero), zero, x)
+
+    return _vector_function(emit)(a, x)
+
+
+@intrinsic
+def power_of_two(typingctx: Any, shifted: Any) -> Any:
+    """Return 2^n for shifted = n + 1.5 * 2^(mantissa bits): n stands in the low bits and moves into the exponent."""
+
+    def emit(builder: Any, x: Any) -> Any:
+        bits, bias, mantissa = (32, 127, 23) if isinstance(x.type.element, ir.FloatType) else (64, 1023, 52)
+        integers = ir.VectorType(ir.IntType(bits), x.type.count)
+        exponent = builder.add(builder.bitcast(x, integers), ir.Constant(integers, [bias] * x.type.count))
+        shifts = ir.Constant(integers, [mantissa] * x.type.count)
+        return builder.bitcast(builder.shl(exponent, shifts), x.type)
+
+    return _vector_function(emit)(shifted)
+
+
+def make_polynomial(single: tuple[float, ...], double: tuple[float, ...]) -> Any:
+    """Make Horner's scheme by FMAs, coefficients for float32 and float64 given from the highest power down."""
+
+    @intrinsic
+    def polynomial(typingctx: Any, x: Any) -> Any:
+        def emit(builder: Any, x: Any) -> Any:
+            coefficients = single if isinstance(x.type.element, ir.FloatType) else double
+            total, *rest = (ir.Constant(x.type, [c] * x.type.count) for c in coefficients)
+            for coefficient in rest:
+                total = emit_fma(builder, total, x, coefficient)
+            return total
+
+        return _vector_function(emit)(x)
+
+    return polynomial
+
+
+def make_constant(single: float, double: float) -> Any:
+    """Make a function that returns one of two constants, spread over a vector like its argument."""
+    return make_polynomial((single,), (double,))
+
+
+def _reduce(emit: Callable[..., Any]) -> Any:
+    """Make a function that folds a vector's upper half onto its lower one until one lane is left."""
+
+    def typed(x: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            (vector,) = args
+            while vector.type.count > 1:
+                half = vector.type.count // 2
+                undefined = ir.Constant(vector.type, ir.Undefined)
+                low, high = (
+                    ir.Constant(ir.VectorType(ir.IntType(32), half), list(range(start, start + half))) for start in (0, half)
+                )
+                parts = (builder.shuffle_vector(vector, undefined, part) for part in (low, high))
+                vector = emit(builder, *parts)
+            return builder.extract_element(vector, ir.IntType(32)(0))
+
+        return x.dtype(x), codegen
+
+    return typed
+
+
+@intrinsic
+def sum_lanes(typingctx: Any, x: Any) -> Any:
+    """Return the sum of all lanes, always added in the same order."""
+    return _reduce(lambda builder, low, high: builder.fadd(low, high))(x)
+
+
+@intrinsic
+def max_lanes(typingctx: Any, x: Any) -> Any:
+    """Return the largest lane."""
+
+    def emit(builder: Any, low: Any, high: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", high, low), high, low)
+
+    return _reduce(emit)(x)

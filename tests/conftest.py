@@ -1,0 +1,127 @@
+"""Fixtures and hooks that the tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import pytest
+from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
+from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, BaseOptimizer, SGDOptimizer
+
+from fastbp import kernels
+
+COMPILED = tuple(name for name in kernels.MODULES if name in kernels.AUTO_ORDER)
+"""The backends that run without Python between steps: what users get."""
+
+SKLEARN_LOOPS = ("_backprop", "_forward_pass", "_forward_pass_fast", "update_params")
+"""What scikit-learn's own loop cannot do without: where these raise, only kernels can have trained."""
+
+DIFFERENCES = "largest differences"
+"""Name of the property under which a test reports what `pytest_terminal_summary` prints."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "exhaustive: thousands of mixes; run with -m exhaustive")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the exhaustive tests out unless the selection names them."""
+    if "exhaustive" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+    items[:] = [item for item in items if item not in left_out]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the largest differences from scikit-learn that the parity tests saw."""
+    largest: dict[str, float] = {}
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        for name, value in getattr(report, "user_properties", []):
+            if name == DIFFERENCES:
+                for what, difference in value.items():
+                    largest[what] = max(difference, largest.get(what, 0.0))
+    if largest:
+        terminalreporter.section("largest differences from scikit-learn, of an array's largest magnitude")
+        for what, difference in sorted(largest.items()):
+            terminalreporter.write_line(f"{what:60s} {difference:.1e}")
+
+
+@pytest.fixture
+def global_random_seed() -> int:
+    """The seed that scikit-learn's own tests ask for."""
+    return 42
+
+
+@pytest.fixture
+def use_backend(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A function that makes a backend what ``backend="auto"`` stands for, and the other compiled ones raise."""
+
+    def use(name: str) -> None:
+        _require(name)
+        monkeypatch.setenv("FASTBP_BACKEND", name)
+        for other, state in kernels.backends().items():
+            if other != name and state == kernels.AVAILABLE:
+                for operation in ("train_steps", "predict"):
+                    _forbid(monkeypatch, kernels.backend(other).module, operation)
+
+    return use
+
+
+@pytest.fixture(params=COMPILED)
+def compiled(request: pytest.FixtureRequest, use_backend: Callable[[str], None]) -> str:
+    """Each compiled backend in turn, as what ``backend="auto"`` stands for."""
+    use_backend(request.param)
+    return str(request.param)
+
+
+def _require(name: str) -> None:
+    """Skip visibly where a backend is missing; fail where CI says that cython must be there."""
+    reason = kernels.backends()[name]
+    if reason != kernels.AVAILABLE:
+        if name == "cython" and os.environ.get("FASTBP_REQUIRE_CYTHON") == "1":
+            pytest.fail(f"FASTBP_REQUIRE_CYTHON is set, but backend 'cython' is not available: {reason}")
+        pytest.skip(f"backend {name!r} is not available: {reason}")
+
+
+@pytest.fixture(params=tuple(kernels.MODULES), scope="session")
+def backend_name(request: pytest.FixtureRequest) -> str:
+    """The name of each backend in turn."""
+    _require(request.param)
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def backend(backend_name: str) -> kernels.Backend:
+    """Each backend in turn."""
+    return kernels.backend(backend_name)
+
+
+@pytest.fixture
+def forbid_sklearn_loops(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A function that replaces scikit-learn's loops and updates by functions that raise."""
+
+    def forbid() -> None:
+        for cls in (BaseMultilayerPerceptron, BaseOptimizer, SGDOptimizer, AdamOptimizer):
+            for name in SKLEARN_LOOPS:
+                if hasattr(cls, name):
+                    _forbid(monkeypatch, cls, name)
+
+    return forbid
+
+
+@pytest.fixture
+def only_kernels(forbid_sklearn_loops: Callable[[], None]) -> Iterator[None]:
+    """The same, from the test's first line to its last."""
+    forbid_sklearn_loops()
+    return
+
+
+def _forbid(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    def forbidden(*args: Any, **kwargs: Any) -> NoReturn:
+        raise AssertionError(f"{getattr(owner, '__name__', owner)}.{name} ran")
+
+    monkeypatch.setattr(owner, name, forbidden)

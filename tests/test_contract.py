@@ -1,0 +1,200 @@
+"""Every backend has the operations of the contract: same names, same arguments, same order."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastbp
+from fastbp import kernels
+from fastbp.kernels import Activation, Loss, Optimizer
+
+KERNELS = Path(kernels.__file__).parent
+
+
+def parameters(function: Any) -> list[str]:
+    return list(inspect.signature(getattr(function, "py_func", function)).parameters)
+
+
+def definitions(module: ModuleType) -> list[str]:
+    """Names of a backend's public functions in the order of its source."""
+    path = Path(module.__file__)
+    source = (KERNELS / "cython_cpu.pyx" if path.suffix != ".py" else path).read_text(encoding="utf-8")
+    return [name for name in re.findall(r"^def (\w+)\(", source, re.MULTILINE) if name in kernels.OPERATIONS]
+
+
+@pytest.mark.parametrize("operation", kernels.OPERATIONS)
+def test_operation_has_the_contracts_arguments(backend: kernels.Backend, operation: str) -> None:
+    reference = kernels.backend("numpy").module
+    assert parameters(getattr(backend.module, operation)) == parameters(getattr(reference, operation))
+
+
+def test_operations_are_defined_in_the_contracts_order(backend: kernels.Backend) -> None:
+    assert definitions(backend.module) == list(kernels.OPERATIONS)
+
+
+def test_backend_has_scratch_size(backend: kernels.Backend) -> None:
+    assert parameters(backend.module.scratch_size) == ["n_in", "n_out", "n_rows"]
+    assert backend.module.scratch_size(3, 4, 5) >= 0
+
+
+@pytest.mark.parametrize("operation", kernels.OPERATIONS)
+def test_operation_is_documented_with_shapes(operation: str) -> None:
+    text = inspect.getdoc(getattr(kernels.backend("numpy"), operation))
+    assert text is not None
+    assert "Parameters\n----------" in text
+    assert "of shape" in text
+
+
+def test_no_blas_in_the_compiled_backends() -> None:
+    """Neither @ nor dot nor a BLAS in what is compiled: the products are fastbp's own."""
+    for name in ("numba_cpu", "numba_tiles", "numba_vectors", "numba_math"):
+        tree = ast.parse((KERNELS / f"{name}.py").read_text(encoding="utf-8"))
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.MatMult)], name
+        names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        assert not names & {"dot", "vdot", "matmul", "einsum", "tensordot", "inner", "blas"}, name
+    compiled = [path for suffix in ("pyx", "h", "c") for path in KERNELS.glob(f"*.{suffix}")]
+    sources = [path for path in compiled if path.stem != "cython_cpu" or path.suffix == ".pyx"]
+    assert sources
+    for path in sources:
+        code = re.sub(r"#[^\n]*|/\*.*?\*/|\"\"\".*?\"\"\"", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert not re.search(r"gemm|gemv|cblas|scipy\.linalg|np\.dot|matmul|einsum|^\s*@(?!cython)", code), path
+
+
+def test_no_fastmath() -> None:
+    """One flag set, without nnan, ninf and reassoc: NaN stays visible and sums keep their order."""
+    from fastbp.kernels.numba_jit import FASTMATH
+
+    assert FASTMATH == {"contract"}
+    for path in [*KERNELS.glob("*.py"), *KERNELS.glob("*.h"), *KERNELS.parent.glob("setup.py")]:
+        assert not re.search(r"fastmath\s*=\s*True|ffast-math|Ofast", path.read_text(encoding="utf-8")), path
+
+
+def test_imports_run_down_only() -> None:
+    """kernels/ knows nothing of fastbp/."""
+    for path in KERNELS.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level <= 1, f"{path.name} imports from above"
+                assert not (node.module or "").startswith("fastbp"), path.name
+
+
+def test_backends_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = fastbp.backends()
+    assert list(found) == list(kernels.MODULES)
+    assert found["numpy"] == "available"
+    monkeypatch.setitem(kernels.MODULES, "cython", "no_such_module")
+    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
+    kernels._why_not.cache_clear()
+    try:
+        reason = fastbp.backends()["cython"]
+    finally:
+        kernels._why_not.cache_clear()
+    assert "C compiler" in reason
+    assert "--no-cache-dir" in reason
+
+
+def test_auto_never_takes_numpy_and_honours_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FASTBP_BACKEND", raising=False)
+    assert kernels.resolve("auto") in ("cython", "numba")
+    monkeypatch.setenv("FASTBP_BACKEND", "numpy")
+    assert kernels.resolve("auto") == "numpy"
+    assert kernels.resolve("numba") == "numba"
+
+
+@pytest.mark.parametrize("name", ["cuda12", "", "Numba"])
+def test_unknown_backend_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="unknown backend .* choose one of 'auto', 'numpy'"):
+        kernels.backend(name)
+
+
+# ------------------------------------------------------------------------------------------------- checks
+
+
+def forward_arguments(**changes: Any) -> dict[str, Any]:
+    values = {"a_prev": np.ones((2, 3)), "W": np.ones((3, 4)), "b": np.zeros(4), "activation": "relu", "a": np.empty((2, 4))}
+    return {**values, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"W": np.ones((2, 4))}, ValueError, r"W has shape \(2, 4\) but I is 3 in a_prev"),
+        ({"a": np.empty((2, 5))}, ValueError, r"a has shape \(2, 5\) but O is 4 in W"),
+        ({"b": np.zeros(3)}, ValueError, r"b has shape \(3,\)"),
+        ({"W": np.ones((3, 4), np.float32)}, TypeError, "W has dtype float32; pass dtype float64"),
+        ({"a_prev": np.ones((2, 3), int)}, TypeError, "a_prev is dtype int64; pass an ndarray of float32 or float64"),
+        ({"a_prev": [[1.0]]}, TypeError, "a_prev is a list"),
+        ({"W": np.asfortranarray(np.ones((3, 4)))}, ValueError, "W is not C-contiguous"),
+        ({"a_prev": np.ones(3)}, ValueError, r"a_prev has shape \(3,\); pass an array of shape \(B, I\)"),
+        ({"a_prev": np.ones((0, 3)), "a": np.empty((0, 4))}, ValueError, "it is empty"),
+        ({"activation": "gelu"}, ValueError, "unknown activation 'gelu'; choose one of 'identity'"),
+        ({"activation": 99}, ValueError, "unknown activation 99"),
+        ({"n_threads": 0}, ValueError, "n_threads is 0"),
+        ({"scratch": np.empty(0)}, ValueError, "scratch has shape"),
+    ],
+)
+def test_bad_arguments_are_refused_and_nothing_is_written(
+    backend: kernels.Backend, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    if "scratch" in changes and backend.name == "numpy":
+        pytest.skip("the reference needs no scratch")
+    arguments = forward_arguments(**changes)
+    arguments["a"] = np.full_like(arguments["a"], 7)
+    with pytest.raises(error, match=message):
+        backend.linear_forward(**arguments)
+    assert (arguments["a"] == 7).all()
+
+
+def test_read_only_output_and_overlap_are_refused(backend: kernels.Backend) -> None:
+    a = np.empty((2, 4))
+    a.flags.writeable = False
+    with pytest.raises(ValueError, match="a is read-only"):
+        backend.linear_forward(**forward_arguments(a=a))
+    square = np.ones((3, 3))
+    with pytest.raises(ValueError, match="a shares memory with W"):
+        backend.linear_forward(np.ones((3, 3)), square, np.zeros(3), "relu", square)
+
+
+def test_read_only_inputs_are_taken(backend: kernels.Backend) -> None:
+    arguments = forward_arguments()
+    for name in ("a_prev", "W", "b"):
+        arguments[name].flags.writeable = False
+    backend.linear_forward(**arguments)
+    np.testing.assert_array_equal(arguments["a"], 3)
+
+
+@pytest.mark.parametrize("order", [[0, 5], [-1, 0]])
+def test_row_numbers_out_of_range_are_refused(backend: kernels.Backend, order: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"order holds (5|-1); every entry must lie in \[0, 5\)"):
+        backend.gather_rows(np.ones((5, 2)), np.array(order), np.empty((2, 2)))
+    with pytest.raises(ValueError, match="classes holds 3"):
+        backend.gather_classes(np.array([0, 3]), np.array([0, 1]), np.empty((2, 3)))
+    with pytest.raises(ValueError, match="indptr must rise"):
+        indptr = np.array([0, 2, 1])
+        backend.gather_csr_rows(np.ones(1), np.zeros(1, np.int32), indptr, np.array([0]), np.empty((1, 2)))
+
+
+def test_losses_that_do_not_fit_the_output_are_refused(backend: kernels.Backend) -> None:
+    a = np.full((2, 2), 0.5)
+    with pytest.raises(ValueError, match="needs the output activation 'softmax', got 'logistic'"):
+        backend.output_delta(a, a.copy(), np.empty(0), "logistic", "cross_entropy", np.empty_like(a))
+    with pytest.raises(ValueError, match="softmax is an output activation"):
+        backend.backprop_delta(a, np.ones((2, 2)), a.copy(), "softmax", np.empty((2, 2)))
+
+
+def test_codes_are_stable() -> None:
+    """Codes stand in saved plans and compiled caches: renumbering them would be a silent break."""
+    assert {code.name: int(code) for code in Activation} == {
+        "IDENTITY": 0, "RELU": 1, "LOGISTIC": 2, "TANH": 3, "SOFTMAX": 4, "EXP": 5,
+    }  # fmt: skip
+    assert [code.name for code in Loss] == ["SQUARED_ERROR", "CROSS_ENTROPY", "BINARY_CROSS_ENTROPY", "POISSON"]
+    assert [code.name for code in Optimizer] == ["SGD", "MOMENTUM", "NESTEROV", "ADAM"]

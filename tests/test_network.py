@@ -1,0 +1,440 @@
+"""The low-level API: network and trainer, for every backend and dtype."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastbp
+from fastbp import kernels
+
+DTYPES = ("float32", "float64")
+
+
+def make_data(n: int = 50, n_in: int = 7, n_out: int = 3, seed: int = 0) -> tuple[Any, Any]:
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, n_in))
+    return X, (X[:, :n_out] + 0.1 * rng.normal(size=(n, n_out))).argmax(axis=1)
+
+
+def make_trainer(backend: str, dtype: str = "float64", **options: Any) -> fastbp.Trainer:
+    net = fastbp.Network((7, 5, 3), dtype=dtype, random_state=0, backend=backend)
+    return fastbp.Trainer(net, **{"random_state": 0, "batch_size": 16, "backend": backend, **options})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_lines_of_the_readme_run(backend_name: str, dtype: str, tmp_path: Any) -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.random((64, 784)), rng.integers(0, 10, 64)
+    net = fastbp.Network((784, 128, 10), hidden_activation="relu", output="softmax", dtype=dtype, random_state=0)
+    trainer = fastbp.Trainer(
+        net,
+        loss="cross_entropy",
+        optimizer="adam",
+        learning_rate=1e-3,
+        batch_size=32,
+        backend=backend_name,
+        n_threads=1,
+        random_state=0,
+    )
+    history = trainer.fit(X, y, epochs=3)
+    assert len(history.loss) == len(history.seconds) == 3
+    assert history.loss[-1] < history.loss[0]
+    assert net.predict(X).shape == (64,)
+    assert net.predict_proba(X).shape == (64, 10)
+    np.testing.assert_allclose(net.predict_proba(X).sum(axis=1), 1, rtol=1e-5)
+    assert net.parameters.shape == (784 * 128 + 128 * 10 + 138,)
+    assert net.parameters.dtype == dtype
+    assert np.shares_memory(net.weights[1], net.parameters)
+    assert np.shares_memory(net.biases[0], net.parameters)
+    before = history.loss[-1]
+    assert trainer.fit(X, y).loss[0] < before
+    fastbp.save(trainer, tmp_path / "trainer.safetensors")
+    again = fastbp.load(tmp_path / "trainer.safetensors")
+    np.testing.assert_array_equal(again.network.parameters, net.parameters)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ["identity", "relu", "logistic", "tanh"])
+@pytest.mark.parametrize("output", ["identity", "softmax", "logistic", "tanh", "relu", "exp"])
+def test_a_rows_prediction_does_not_depend_on_its_batch(
+    backend_name: str, dtype: str, activation: str, output: str
+) -> None:
+    """predict(X)[i] equals predict(X[i:i+1]) bit for bit, and CSR equals dense."""
+    net = fastbp.Network((37, 50, 23, 11), activation, output, dtype=dtype, random_state=0, backend=backend_name)
+    X = np.random.default_rng(0).normal(size=(300, 37)) * (np.random.default_rng(1).random((300, 37)) < 0.5)
+    together = net.forward(X)
+    for i in (0, 1, 7, 8, 255, 256, 299):
+        np.testing.assert_array_equal(net.forward(X[i : i + 1]), together[i : i + 1])
+    np.testing.assert_array_equal(net.forward(scipy.sparse.csr_matrix(X)), together)
+    np.testing.assert_array_equal(net.forward(scipy.sparse.csc_array(X)), together)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adam", "adamw"])
+def test_csr_trains_like_dense(backend_name: str, dtype: str, optimizer: str) -> None:
+    X, y = make_data()
+    X[np.random.default_rng(2).random(X.shape) < 0.6] = 0
+    rules = {"momentum": fastbp.SGD(0.1, 0.9), "nesterov": fastbp.SGD(0.1, 0.9, nesterov=True)}
+    results = []
+    for data in (X, scipy.sparse.csr_matrix(X)):
+        trainer = make_trainer(backend_name, dtype, optimizer=rules.get(optimizer, optimizer))
+        loss = trainer.fit(data, y, epochs=4, alpha=1e-3).loss
+        results.append((loss, trainer.network.parameters))
+    assert results[0][0] == results[1][0]
+    np.testing.assert_array_equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=15, deadline=None)
+@given(cuts=st.lists(st.integers(1, 20), max_size=5), seed=st.integers(0, 5))
+def test_a_run_may_be_cut_after_any_step(backend_name: str, dtype: str, cuts: list[int], seed: int) -> None:
+    X, y = make_data(seed=seed)
+
+    def train(every: int | None) -> Any:
+        callback = fastbp.Callback()
+        callback.every_n_steps = every
+        trainer = make_trainer(backend_name, dtype, batch_size=3)
+        history = trainer.fit(X, y, epochs=2, callbacks=[callback])
+        return history.loss, trainer.network.parameters
+
+    loss, parameters = train(None)
+    for every in cuts:
+        cut_loss, cut_parameters = train(every)
+        assert cut_loss == loss
+        np.testing.assert_array_equal(cut_parameters, parameters)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_number_of_threads_does_not_change_a_bit(backend_name: str, dtype: str) -> None:
+    X, y = make_data()
+    found = []
+    for n_threads in (1, 2, 3, 4, 8):
+        trainer = make_trainer(backend_name, dtype, n_threads=n_threads)
+        trainer.fit(X, y, epochs=3)
+        found.append(trainer.network.parameters)
+    for parameters in found[1:]:
+        np.testing.assert_array_equal(parameters, found[0])
+
+
+def test_nothing_of_the_data_survives_a_fit(backend_name: str) -> None:
+    """X changed in place between two fits counts as changed."""
+    X, y = make_data()
+    trainer, fresh = make_trainer(backend_name), make_trainer(backend_name)
+    trainer.fit(X, y)
+    fresh.fit(X.copy(), y.copy())
+    X[:] = X[::-1].copy()
+    y[:] = y[::-1].copy()
+    trainer.fit(X, y)
+    fresh.fit(X.copy(), y.copy())
+    np.testing.assert_array_equal(trainer.network.parameters, fresh.network.parameters)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("output", "loss", "n_out"),
+    [
+        ("identity", "squared_error", 1),
+        ("identity", "squared_error", 3),
+        ("softmax", "squared_error", 3),
+        ("tanh", "squared_error", 2),
+        ("relu", "squared_error", 2),
+        ("softmax", "cross_entropy", 3),
+        ("logistic", "cross_entropy", 1),
+        ("logistic", "cross_entropy", 4),
+        ("exp", "poisson", 2),
+    ],
+)
+def test_one_step_of_gradient_descent_follows_the_loss(
+    backend_name: str, dtype: str, bias: bool, output: str, loss: str, n_out: int
+) -> None:
+    """The step that SGD takes is minus the derivative of the reported loss, by central differences (Cheng 9.2, SE)."""
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(6, 4))
+    y = rng.random((6, n_out))
+    if loss == "cross_entropy" and output == "softmax":
+        y /= y.sum(axis=1, keepdims=True)
+    net = fastbp.Network((4, 5, n_out), "tanh", output, bias=bias, dtype=dtype, random_state=1, backend=backend_name)
+    trainer = fastbp.Trainer(
+        net, loss=loss, optimizer="sgd", learning_rate=1.0, batch_size=6, backend=backend_name, random_state=0
+    )
+    start = net.parameters.copy()
+    trainer.fit(X, y, alpha=0.3)
+    step = net.parameters - start
+
+    judge = fastbp.Network((4, 5, n_out), "tanh", output, bias=bias, dtype="float64", backend="numpy")
+    judging = fastbp.Trainer(judge, loss=loss, batch_size=6, backend="numpy")
+
+    def total(parameters: Any) -> float:
+        judge.parameters[...] = parameters
+        return judging.evaluate(X, y) + 0.5 * 0.3 * sum(float((W**2).sum()) for W in judge.weights) / 6
+
+    slope = np.empty(len(start))
+    for k, h in enumerate(np.eye(len(start)) * 1e-6):
+        slope[k] = (total(start + h) - total(start - h)) / 2e-6
+    np.testing.assert_allclose(step, -slope, rtol=1e-3 if dtype == "float32" else 1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_reduction_scales_loss_and_step(backend_name: str, reduction: str) -> None:
+    X, y = make_data(n=8)
+    steps, losses = {}, {}
+    for kind in ("mean", reduction):
+        trainer = make_trainer(backend_name, optimizer="sgd", learning_rate=1e-3, batch_size=8)
+        start = trainer.network.parameters.copy()
+        losses[kind] = trainer.fit(X, y, reduction=kind, alpha=0.5).loss[0]
+        steps[kind] = trainer.network.parameters - start
+    factor = 8 if reduction == "sum" else 1
+    np.testing.assert_allclose(losses[reduction], factor * losses["mean"], rtol=1e-12)
+    np.testing.assert_allclose(steps[reduction], factor * steps["mean"], rtol=1e-9, atol=1e-15)
+
+
+def test_sample_weights_count_like_repeated_samples(backend_name: str) -> None:
+    X, y = make_data(n=6)
+    weights = np.array([1, 2, 0, 1, 3, 1])
+    repeated = np.repeat(np.arange(6), weights)
+    one, other = (make_trainer(backend_name, optimizer="sgd", batch_size=8) for _ in range(2))
+    loss = one.fit(X, y, sample_weight=weights, shuffle=False).loss
+    np.testing.assert_allclose(other.fit(X[repeated], y[repeated], shuffle=False).loss, loss, rtol=1e-12)
+    np.testing.assert_allclose(other.network.parameters, one.network.parameters, rtol=1e-10, atol=1e-14)
+
+
+def test_weights_that_sum_to_zero_in_a_batch_are_refused(backend_name: str) -> None:
+    X, y = make_data(n=4)
+    with pytest.raises(ZeroDivisionError, match="Weights sum to zero"):
+        make_trainer(backend_name, batch_size=2).fit(X, y, sample_weight=[0, 0, 1, 1], shuffle=False)
+
+
+def test_class_numbers_and_one_hot_targets_train_alike(backend_name: str) -> None:
+    X, y = make_data()
+    one, other = make_trainer(backend_name), make_trainer(backend_name)
+    assert one.fit(X, y, epochs=3).loss == other.fit(X, np.eye(3)[y], epochs=3).loss
+    np.testing.assert_array_equal(one.network.parameters, other.network.parameters)
+
+
+def test_validation_data_and_evaluate_agree(backend_name: str) -> None:
+    X, y = make_data(n=300)
+    trainer = make_trainer(backend_name)
+    history = trainer.fit(X[:200], y[:200], epochs=2, validation_data=(X[200:], y[200:]))
+    assert history.validation_loss[-1] == trainer.evaluate(X[200:], y[200:])
+    p = trainer.network.predict_proba(X[200:])[np.arange(100), y[200:]]
+    np.testing.assert_allclose(history.validation_loss[-1], -np.log(p).mean(), rtol=1e-6)
+    np.testing.assert_allclose(trainer.evaluate(scipy.sparse.csr_matrix(X), y), trainer.evaluate(X, y), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [((3,), "at least inputs and outputs"), ((3, 0, 2), "at least 1"), ("ab", "whole numbers"), ((3, 2.5), "whole numbers")],
+)
+def test_bad_layer_sizes_are_refused(layers: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fastbp.Network(layers)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden_activation": "softmax"}, "hidden_activation is 'softmax'; choose one of 'identity'"),
+        ({"output": "relu6"}, "output is 'relu6'"),
+        ({"dtype": "float16"}, "choose 'float32' or 'float64'"),
+        ({"dtype": "nonsense"}, "choose 'float32' or 'float64'"),
+        ({"random_state": "seed"}, "random_state is 'seed'"),
+        ({"n_threads": -1}, "n_threads is -1"),
+        ({"backend": "gpu"}, "unknown backend 'gpu'"),
+    ],
+)
+def test_bad_network_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fastbp.Network((3, 2), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "poisson"}, "does not go with output 'softmax': build the network with output 'exp'"),
+        ({"loss": "hinge"}, "loss is 'hinge'; choose one of"),
+        ({"optimizer": "adma"}, "unknown optimizer 'adma'"),
+        ({"optimizer": fastbp.Adam(), "learning_rate": 0.1}, "set it in the object"),
+        ({"learning_rate": -1}, r"learning_rate is -1; pass a number in \(0, inf\)"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"random_state": -3}, "random_state is -3"),
+    ],
+)
+def test_bad_trainer_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_trainer("numpy", **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"X": np.ones((50, 6))}, ValueError, "X has 6 features, but the network has 7 inputs"),
+        ({"X": np.full((50, 7), np.nan)}, ValueError, "contains NaN"),
+        ({"X": np.full((50, 7), np.inf)}, ValueError, "infinity"),
+        ({"X": np.empty((0, 7))}, ValueError, "0 sample"),
+        ({"X": np.array([["a"] * 7] * 50)}, ValueError, "could not convert|dtype"),
+        ({"y": np.zeros(49, int)}, ValueError, r"y has shape \(49,\) but X has 50 samples"),
+        ({"y": np.full(50, 3)}, ValueError, "class numbers from 3 to 3, but the network has 3 outputs"),
+        ({"y": np.full(50, -1)}, ValueError, "class numbers from -1"),
+        ({"y": np.full(50, 0.5)}, ValueError, "no class numbers"),
+        ({"y": np.array(["a"] * 50)}, TypeError, "y has dtype <U1"),
+        ({"y": np.ones((50, 2))}, ValueError, "y has 2 columns but the network has 3 outputs"),
+        ({"y": np.ones((50, 3))}, ValueError, "sum to 1"),
+        ({"y": np.full((50, 3), np.nan)}, ValueError, "NaN"),
+        ({"sample_weight": np.full(50, -1.0)}, ValueError, "at least 0"),
+        ({"sample_weight": np.zeros(50)}, ValueError, "not 0 throughout"),
+        ({"sample_weight": np.ones(49)}, ValueError, "pass 50 numbers"),
+        ({"epochs": 0}, ValueError, "epochs is 0"),
+        ({"alpha": -1}, ValueError, "alpha is -1"),
+        ({"reduction": "max"}, ValueError, "reduction is 'max'"),
+        ({"callbacks": [print]}, TypeError, "fastbp.Callback"),
+        ({"validation_data": [1, 2, 3]}, ValueError, "validation_data must be a tuple"),
+    ],
+)
+def test_bad_data_is_refused_and_changes_nothing(
+    change: dict[str, Any], error: type[Exception], message: str, backend_name: str
+) -> None:
+    X, y = make_data()
+    trainer = make_trainer(backend_name)
+    before = trainer.network.parameters.copy()
+    with pytest.raises(error, match=message):
+        trainer.fit(**{"X": X, "y": y, **change})
+    np.testing.assert_array_equal(trainer.network.parameters, before)
+    assert trainer.step == 0
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        np.asfortranarray,
+        lambda X: np.repeat(X, 2, axis=0)[::2],
+        lambda X: X.astype(">f8"),
+        lambda X: X.tolist(),
+        lambda X: (lambda copy: (copy.setflags(write=False), copy)[1])(X.copy()),
+    ],
+    ids=["fortran", "strided", "big-endian", "lists", "read-only"],
+)
+def test_every_form_of_the_same_data_trains_alike(backend_name: str, form: Any) -> None:
+    X, y = make_data()
+    one, other = make_trainer(backend_name), make_trainer(backend_name)
+    given_X = form(X)
+    kept = copy.deepcopy(given_X)
+    assert one.fit(X, y).loss == other.fit(given_X, y).loss
+    np.testing.assert_array_equal(given_X, kept)
+
+
+def test_a_diverging_run_ends_with_scikit_learns_message(backend_name: str) -> None:
+    X, y = make_data()
+    net = fastbp.Network((7, 5, 1), "identity", "identity", random_state=0, backend=backend_name)
+    trainer = fastbp.Trainer(
+        net, loss="squared_error", optimizer="sgd", learning_rate=1e8, backend=backend_name, random_state=0
+    )
+    with pytest.raises(ValueError, match="Solver produced non-finite parameter weights"), np.errstate(all="ignore"):
+        trainer.fit(X, y.astype(float), epochs=60)
+
+
+def test_ctrl_c_keeps_the_weights_so_far(backend_name: str) -> None:
+    import _thread
+
+    X, y = make_data(n=2000)
+    trainer = make_trainer(backend_name, batch_size=1)
+    trainer.fit(X, y)  # compiled by now
+    before = trainer.network.parameters.copy()
+    timer = threading.Timer(0.3, _thread.interrupt_main)
+    timer.start()
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(X, y, epochs=10**6)
+    timer.join()
+    assert [str(warning.message) for warning in caught] == ["Training interrupted by user."]
+    assert time.perf_counter() - start < 60
+    assert (trainer.network.parameters != before).any()
+    assert np.isfinite(trainer.network.parameters).all()
+    trainer.fit(X, y)
+
+
+@pytest.mark.parametrize("how", [pickle.dumps, copy.deepcopy], ids=["pickle", "deepcopy"])
+def test_copies_go_on_alike(backend_name: str, how: Any) -> None:
+    X, y = make_data()
+    trainer = make_trainer(backend_name)
+    trainer.fit(X, y, epochs=2)
+    made = how(trainer)
+    other = pickle.loads(made) if isinstance(made, bytes) else made
+    assert trainer.fit(X, y, epochs=2).loss == other.fit(X, y, epochs=2).loss
+    np.testing.assert_array_equal(trainer.network.parameters, other.network.parameters)
+    assert not np.shares_memory(trainer.network.parameters, other.network.parameters)
+
+
+def test_two_fits_in_two_threads(backend_name: str) -> None:
+    X, y = make_data(n=400)
+    expected = make_trainer(backend_name)
+    expected.fit(X, y, epochs=20)
+    trainers = [make_trainer(backend_name) for _ in range(2)]
+    threads = [threading.Thread(target=trainer.fit, args=(X, y), kwargs={"epochs": 20}) for trainer in trainers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for trainer in trainers:
+        np.testing.assert_array_equal(trainer.network.parameters, expected.network.parameters)
+
+
+def test_predictions_by_output() -> None:
+    X = np.random.default_rng(0).normal(size=(9, 4))
+    assert fastbp.Network((4, 3), random_state=0).predict(X).dtype == np.int64
+    logistic = fastbp.Network((4, 1), output="logistic", random_state=0)
+    assert set(logistic.predict(X)) <= {0, 1}
+    np.testing.assert_allclose(logistic.predict_proba(X).sum(axis=1), 1)
+    assert fastbp.Network((4, 3), output="logistic").predict(X).shape == (9, 3)
+    assert fastbp.Network((4, 1), output="identity").predict(X).shape == (9,)
+    with pytest.raises(ValueError, match="gives no probabilities"):
+        fastbp.Network((4, 1), output="identity").predict_proba(X)
+
+
+def test_initial_weights_are_scikit_learns() -> None:
+    from sklearn.neural_network import MLPClassifier
+
+    X, y = make_data()
+    for activation in ("relu", "logistic"):
+        model = MLPClassifier((5,), activation=activation, random_state=7, learning_rate_init=1e-300, max_iter=1, alpha=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.fit(X, y)
+        net = fastbp.Network((7, 5, 3), activation, dtype="float64", random_state=7)
+        for W, expected in zip([*net.weights, *net.biases], [*model.coefs_, *model.intercepts_], strict=True):
+            np.testing.assert_array_equal(W, expected)
+
+
+def test_backends_agree_over_a_training(backend_name: str) -> None:
+    X, y = make_data(n=203)
+    reference, other = make_trainer("numpy"), make_trainer(backend_name)
+    expected, found = (trainer.fit(X, y, epochs=5, alpha=1e-2).loss for trainer in (reference, other))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(other.network.parameters, reference.network.parameters, rtol=1e-9, atol=1e-12)
+
+
+def test_every_plan_stays_within_its_buffers(backend: kernels.Backend) -> None:
+    """The trainer skips the checks of train_steps; here they judge the plans that it makes."""
+    X, y = make_data()
+    trainer = make_trainer(backend.name)
+    for weights in (None, np.ones(50)):
+        for data in (X, scipy.sparse.csr_matrix(X)):
+            run = trainer._run(trainer._data(data, y, weights))
+            table = kernels.step_table(4, rate=0.1, beta_1=0.9, beta_2=0.9, epsilon=1e-8)
+            backend.train_steps(run.plan.rows, table, np.arange(50), 16, run.buffers, np.zeros(2))
+            shorter = run.buffers._replace(work=run.buffers.work[:-16].copy())
+            with pytest.raises(ValueError, match="work has"):
+                backend.train_steps(run.plan.rows, table, np.arange(50), 16, shorter, np.zeros(2))
