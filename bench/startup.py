@@ -1,6 +1,6 @@
 """What starting costs: import, first fit, compilation. Prints seconds; medians of several processes.
 
-    python bench/startup.py [--runs 5]
+python bench/startup.py [--runs 5]
 """
 
 from __future__ import annotations
@@ -71,11 +71,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
     runs = range(parser.parse_args().runs)
-    print(f"import fastbp and its estimators, scikit-learn imported: {statistics.median(seconds(IMPORTS) for _ in runs):.3f} s")
+    imports = statistics.median(seconds(IMPORTS) for _ in runs)
+    print(f"import fastbp and its estimators, scikit-learn imported: {imports:.3f} s")
     for backend in ("auto", "numba"):
         program = FIRST_FIT.format(backend=backend)
         seconds(program)
-        print(f"first fit on digits, backend {backend}, warm cache: {statistics.median(seconds(program) for _ in runs):.3f} s")
+        first = statistics.median(seconds(program) for _ in runs)
+        print(f"first fit on digits, backend {backend}, warm cache: {first:.3f} s")
     with tempfile.TemporaryDirectory() as cache:
         print(f"numba, cold cache, both dtypes, dense and CSR: {seconds(COLD_NUMBA, NUMBA_CACHE_DIR=cache):.1f} s")
     print(f"numba, slowest of 20 new architectures in a warm process: {seconds(ARCHITECTURES):.3f} s")

@@ -20,7 +20,13 @@ def train(data: tuple, backend: str, seed: int, epochs: int) -> tuple[float, flo
     X_train, y_train, X_test, y_test = data
     net = fastbp.Network((784, 128, 10), dtype="float32", random_state=seed, backend=backend)
     trainer = fastbp.Trainer(
-        net, loss="cross_entropy", optimizer="adam", learning_rate=1e-3, batch_size=32, backend=backend, random_state=seed
+        net,
+        loss="cross_entropy",
+        optimizer="adam",
+        learning_rate=1e-3,
+        batch_size=32,
+        backend=backend,
+        random_state=seed,
     )
     start = time.perf_counter()
     trainer.fit(X_train, y_train, epochs=epochs)
@@ -42,7 +48,7 @@ def main() -> None:
         for seed in options.seeds:
             accuracy, seconds = train(data, backend, seed, options.epochs)
             accuracies.append(accuracy)
-            print(f"{backend:8s} seed {seed}: test accuracy {accuracy:.2%} after {options.epochs} epochs in {seconds:.2f} s")
+            print(f"{backend:8s} seed {seed}: {accuracy:.2%} after {options.epochs} epochs in {seconds:.2f} s")
         print(f"{backend:8s} mean test accuracy {statistics.mean(accuracies):.2%}")
 
 

@@ -6,6 +6,8 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .logs import configure_logging
+
 # In a checkout ./fastbp shadows an installed package but does not contain the kernels, which lie beside it.
 _CHECKOUT = Path(__file__).parent.parent
 if (_CHECKOUT / "pyproject.toml").exists() and (_CHECKOUT / "kernels" / "contract.py").exists():
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from .trainer import Trainer
 
 __version__ = "0.1.0"
+
+configure_logging()
 
 _HOMES = {
     "Adam": "optimizers",
@@ -43,7 +47,29 @@ _HOMES = {
 }
 _MODULES = ("datasets", "kernels")
 
-__all__ = sorted([*_HOMES, *_MODULES])
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Callback",
+    "Checkpoint",
+    "EarlyStopping",
+    "History",
+    "JSONLLogger",
+    "MLPClassifier",
+    "MLPRegressor",
+    "Network",
+    "Trainer",
+    "TrainingState",
+    "__version__",
+    "backends",
+    "datasets",
+    "kernels",
+    "load",
+    "patch_sklearn",
+    "save",
+    "unpatch_sklearn",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -59,4 +85,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return list(__all__)

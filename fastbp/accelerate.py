@@ -148,7 +148,7 @@ def patch_sklearn() -> None:
         sys.meta_path.insert(0, _patch.watcher)
         _prepare_child_processes()
     if sys.flags.ignore_environment or sys.flags.no_site:
-        log.warning("this Python runs with -E, -I or -S: so will multiprocessing's children, unaccelerated")
+        log.warning("not accelerated: multiprocessing's children, which inherit -E, -I or -S from this Python")
     if _PUBLIC in sys.modules:
         _use_replacements()
         _warn_of_earlier_imports()
@@ -173,7 +173,8 @@ def unpatch_sklearn() -> None:
         if not _patch.active:
             return
         _patch.active = False
-        sys.meta_path.remove(_patch.watcher)
+        if _patch.watcher in sys.meta_path:
+            sys.meta_path.remove(_patch.watcher)
         for module, name, before, now in reversed(_patch.swapped):
             if getattr(module, name, None) is now:
                 setattr(module, name, before)

@@ -69,9 +69,7 @@ def is_sparse(data: dict[str, NDArray[Any]]) -> bool:
     return bool(len(data["X_indptr"]))
 
 
-def as_targets(
-    y: Any, dtype: Any, n: int, n_outputs: int, output: Activation, loss: Loss
-) -> dict[str, NDArray[Any]]:
+def as_targets(y: Any, dtype: Any, n: int, n_outputs: int, output: Activation, loss: Loss) -> dict[str, NDArray[Any]]:
     """Return targets as the buffers ``y`` (a matrix) and ``classes`` (class numbers), one of them empty.
 
     Parameters
@@ -139,8 +137,8 @@ def _check_range(y: NDArray[Any], loss: Loss) -> None:
         raise ValueError(f"loss 'cross_entropy' needs targets in [0, 1], got {y.min()} to {y.max()}")
     if loss == Loss.CROSS_ENTROPY and not np.allclose(y.sum(axis=1), 1, atol=1e-3):
         raise ValueError(
-            "loss 'cross_entropy' on softmax needs targets that sum to 1 in each row; for labels that are not exclusive "
-            "build the network with output='logistic'"
+            "loss 'cross_entropy' on softmax needs targets that sum to 1 in each row; for labels that do not exclude "
+            "each other build the network with output='logistic'"
         )
 
 

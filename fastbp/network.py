@@ -96,7 +96,8 @@ class Network:
 
     def _initialize(self, random_state: np.random.RandomState) -> None:
         for layer, W in enumerate(self.weights):
-            initial_W, initial_b = glorot_uniform(*W.shape, self.hidden_activation, random_state)
+            fan_in, fan_out = W.shape
+            initial_W, initial_b = glorot_uniform(fan_in, fan_out, self.hidden_activation, random_state)
             W[...] = initial_W
             if self.bias:
                 self.biases[layer][...] = initial_b

@@ -1,7 +1,7 @@
 """Kernels of fastbp: one contract, several implementations. They know arrays, never networks.
 
-`backend` returns one implementation, `backends` says which there are and why the others are not. The contract, with each
-operation's formula, shapes and source, stands in `fastbp.kernels.reference`.
+`backend` returns one implementation, `backends` says which there are and why the others are not. The contract, with
+each operation's formula, shapes and source, stands in `fastbp.kernels.reference`.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def resolve(name: str = "auto") -> str:
     Parameters
     ----------
     name : str
-        A key of `MODULES`, or ``"auto"``: the environment variable ``FASTBP_BACKEND`` where it is set, else cython if it
-        is built, else numba.
+        A key of `MODULES`, or ``"auto"``: the environment variable ``FASTBP_BACKEND`` where it is set, else cython
+        if it is built, else numba.
 
     Raises
     ------

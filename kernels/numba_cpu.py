@@ -1,9 +1,9 @@
 """Backend ``numba``: the operations of `reference`, compiled by Numba; arguments and formulas stand there.
 
-A product runs over tiles (`numba_tiles`): a panel of columns is packed, each tile of it leaves its sums in a small block
-of scratch, and what follows the product (bias and activation, Hadamard product, optimiser) is done to that block while
-it is in the first-level cache. The operations take arrays; the kernels behind them, named alike with an underscore, take
-pointers, so that `train_steps` walks a plan without making views.
+A product runs over tiles (`numba_tiles`): a panel of columns is packed, each tile of it leaves its sums in a small
+block of scratch, and what follows the product (bias and activation, Hadamard product, optimiser) is done to that block
+while it is in the first-level cache. The operations take arrays; the kernels behind them, named alike with an
+underscore, take pointers, so that `train_steps` walks a plan without making views.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
@@ -471,7 +471,7 @@ def _through_activation(a, activation, n, delta):
 
 @jit
 def _through_softmax(a, n, delta):
-    """The same for a row of softmax outputs, whose Jacobian is a_i ((i = j) - a_j)."""
+    """Do the same for a row of softmax outputs, whose Jacobian is a_i ((i = j) - a_j)."""
     total = splat(0.0, a)
     for j in range(0, n, lanes(a)):
         total = total + load_vector(at(delta, j), n - j, 0) * load_vector(at(a, j), n - j, 0)

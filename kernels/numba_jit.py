@@ -44,14 +44,14 @@ def _sources_stamp() -> str:
 
 
 class _CacheImpl(caching.CompileResultCacheImpl):
-    _locator_classes = [
+    _locator_classes = tuple(
         type(locator.__name__, (_SourcesStamp, locator), {})
         for locator in (
             caching.UserProvidedCacheLocator,
             caching.InTreeCacheLocator,
             caching.UserWideCacheLocator,
         )
-    ]
+    )
 
 
 class _Cache(caching.FunctionCache):

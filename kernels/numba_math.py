@@ -1,7 +1,7 @@
 """Exponential, logistic and hyperbolic tangent of vectors.
 
-x is split into n ln 2 + r with |r| <= ln 2 / 2; then exp(x) = 2^n (1 + q) with q = exp(r) - 1 = r + r^2 p(r), where p is a
-Chebyshev polynomial. Errors stay below 3 ulp (tested).
+x is split into n ln 2 + r with |r| <= ln 2 / 2; then exp(x) = 2^n (1 + q) with q = exp(r) - 1 = r + r^2 p(r), where p
+is a Chebyshev polynomial. Errors stay below 3 ulp (tested).
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"

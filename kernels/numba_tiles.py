@@ -18,8 +18,8 @@ from .numba_vectors import emit_fma, vector_of
 TILE_ROWS = (8, 4, 2, 1) if host_has("avx512f") else (4, 2, 1)
 TILE_VECTORS = 3
 MAX_ROWS = TILE_ROWS[0]
-"""The menu: tiles of 1 to `MAX_ROWS` rows and 1 to `TILE_VECTORS` vectors. 8 x 3 sums, 3 vectors and a broadcast fill 28
-of AVX-512's 32 registers, 4 x 3 the 16 of AVX2."""
+"""The menu: tiles of 1 to `MAX_ROWS` rows and 1 to `TILE_VECTORS` vectors. 8 x 3 sums, 3 vectors and a broadcast fill
+28 of AVX-512's 32 registers, 4 x 3 the 16 of AVX2."""
 
 
 @intrinsic
@@ -72,15 +72,13 @@ def _emit_tile(n_rows: int, n_vectors: int, builder: Any, kind: Any, operands: A
     builder.position_at_end(loop)
     k, at_a, at_b = (builder.phi(integer) for _ in range(3))
     sums = [builder.phi(vector) for _ in range(n_rows * n_vectors)]
-    columns = [
-        builder.load(vector_at(B, builder.add(at_b, integer(v * lanes))), align=align) for v in range(n_vectors)
-    ]
+    columns = [builder.load(vector_at(B, builder.add(at_b, integer(v * lanes))), align=align) for v in range(n_vectors)]
     totals = []
     for r in range(n_rows):
         scalar = builder.insert_element(undefined, builder.load(builder.gep(rows[r], [at_a])), ir.IntType(32)(0))
         splat = builder.shuffle_vector(scalar, undefined, first_lane)
-        for v in range(n_vectors):
-            totals.append(emit_fma(builder, splat, columns[v], sums[r * n_vectors + v]))
+        row = sums[r * n_vectors : (r + 1) * n_vectors]
+        totals += [emit_fma(builder, splat, column, total) for column, total in zip(columns, row, strict=True)]
     next_k = builder.add(k, integer(1))
     following = (next_k, builder.add(at_a, a_k), builder.add(at_b, b_k), *totals)
     for phi, value in zip((k, at_a, at_b, *sums), following, strict=True):

@@ -1,9 +1,9 @@
 """Vectors for the Numba backend: pointers, and a Numba type for one register of float32 or float64 lanes.
 
-Numba leaves vectorisation to LLVM's guesses: a loop of unknown length gets checks for overlap and a scalar tail, and layers
-are often narrower than a register. With `Vector` a kernel says what it means: the last, partial vector of a row is loaded
-and stored under a mask. Arithmetic between vectors, and with scalars, reads as usual: a scalar is rounded to the vector's
-dtype and spread over its lanes.
+Numba leaves vectorisation to LLVM's guesses: a loop of unknown length gets checks for overlap and a scalar tail, and
+layers are often narrower than a register. With `Vector` a kernel says what it means: the last, partial vector of a row
+is loaded and stored under a mask. Arithmetic between vectors, and with scalars, reads as usual: a scalar is rounded to
+the vector's dtype and spread over its lanes.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _mask(builder: Any, vector: ir.VectorType, n: Any) -> Any:
 
 @intrinsic
 def load_vector(typingctx: Any, p: Any, n: Any, fill: Any) -> Any:
-    """Return the first n elements at p as a vector, the lanes beyond them (n may be larger than a vector) as ``fill``."""
+    """Return the first n elements at p as a vector, ``fill`` in the lanes beyond them; n may exceed a vector."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         p, n, fill = args
@@ -327,7 +327,8 @@ def _reduce(emit: Callable[..., Any]) -> Any:
                 half = vector.type.count // 2
                 undefined = ir.Constant(vector.type, ir.Undefined)
                 low, high = (
-                    ir.Constant(ir.VectorType(ir.IntType(32), half), list(range(start, start + half))) for start in (0, half)
+                    ir.Constant(ir.VectorType(ir.IntType(32), half), list(range(start, start + half)))
+                    for start in (0, half)
                 )
                 parts = (builder.shuffle_vector(vector, undefined, part) for part in (low, high))
                 vector = emit(builder, *parts)

@@ -46,9 +46,7 @@ def gather_rows(X: Array, order: Array, out: Array, n_threads: int = 1) -> None:
     np.take(X, order, axis=0, out=out)
 
 
-def gather_csr_rows(
-    data: Array, indices: Array, indptr: Array, order: Array, out: Array, n_threads: int = 1
-) -> None:
+def gather_csr_rows(data: Array, indices: Array, indptr: Array, order: Array, out: Array, n_threads: int = 1) -> None:
     """Write rows of a CSR matrix densely: out[r] = X[order[r]]; entries of one place add up.
 
     Parameters
@@ -168,7 +166,14 @@ def output_delta(
 
 
 def backprop_delta(
-    delta: Array, W: Array, a_prev: Array, activation: int, saved: Array, delta_prev: Array, scratch: Array, n_threads: int = 1
+    delta: Array,
+    W: Array,
+    a_prev: Array,
+    activation: int,
+    saved: Array,
+    delta_prev: Array,
+    scratch: Array,
+    n_threads: int = 1,
 ) -> None:
     """Send the error one layer down: delta_prev = (delta W^T) (Hadamard) act'(z_prev).
 
@@ -396,9 +401,7 @@ def train_steps(
                 weights = layer.W, layer.b, row["activation"]
                 linear_forward(layer.a_prev, *weights, layer.a, layer.saved, buffers.scratch)
             elif row["op"] == Op.OUTPUT_DELTA:
-                data_loss += output_delta(
-                    layer.a, layer.y, layer.weight, row["activation"], row["loss"], layer.delta
-                )
+                data_loss += output_delta(layer.a, layer.y, layer.weight, row["activation"], row["loss"], layer.delta)
             elif row["op"] == Op.BACKPROP_DELTA:
                 below = layer.a_prev, row["activation"], layer.saved, layer.delta_prev
                 backprop_delta(layer.delta, layer.W, *below, buffers.scratch)
@@ -417,9 +420,7 @@ def train_steps(
         losses[1] += step["loss_scale"][0] * 0.5 * step["l2"][0] * squares
 
 
-def predict(
-    plan: Array, order: Array, batch_size: int, buffers: Buffers, out: Array, n_threads: int = 1
-) -> None:
+def predict(plan: Array, order: Array, batch_size: int, buffers: Buffers, out: Array, n_threads: int = 1) -> None:
     """Forward pass of many rows: out[r] = network(X[order[r]]).
 
     Parameters
@@ -527,7 +528,7 @@ def _through_activation(a: Array, activation: int, delta: Array) -> None:
 
 
 def _log_loss(a: Array, y: Array, loss: int) -> Array:
-    """The loss of each sample for the losses whose delta is a - y; 0 log 0 = 0."""
+    """Return the loss of each sample for the losses whose delta is a - y; 0 log 0 = 0."""
     if loss == Loss.POISSON:
         return (_xlogy(y, y / a) - y + a).sum(axis=1, dtype=np.float64)
     eps = np.finfo(a.dtype).eps
