@@ -185,7 +185,9 @@ def as_optimizer(optimizer: str | Optimizer, learning_rate: float | None = None)
             )
         return optimizer
     if not isinstance(optimizer, str):
-        raise TypeError(f"optimizer is a {type(optimizer).__name__}; pass a name or an object such as fastbp.Adam(1e-3)")
+        raise TypeError(
+            f"optimizer is a {type(optimizer).__name__}; pass a name or an object such as fastbp.Adam(1e-3)"
+        )
     if optimizer not in OPTIMIZERS:
         names = ", ".join(repr(name) for name in OPTIMIZERS)
         raise ValueError(f"unknown optimizer {optimizer!r}; choose one of {names}, or pass an object")

@@ -133,9 +133,7 @@ class _Builder:
         """Add the forward pass; the last layer writes to ``out``."""
         for index in range(1, len(self.a)):
             a = out if index == len(self.a) - 1 else self.a[index]
-            self.add(
-                Op.LINEAR_FORWARD, **self.layer(index), activation=self.activations[index - 1], a=a, saved=0
-            )
+            self.add(Op.LINEAR_FORWARD, **self.layer(index), activation=self.activations[index - 1], a=a, saved=0)
 
     def output_delta(self, data: Data, loss: Loss) -> None:
         """Add the targets' gathers, the loss and the error at the output."""
@@ -215,9 +213,7 @@ def training_plan(
     return _step_plan(layout, activations, loss, batch_size, data, Op.LINEAR_UPDATE, optimizer)
 
 
-def gradient_plan(
-    layout: Layout, activations: tuple[Activation, ...], loss: Loss, batch_size: int, data: Data
-) -> Plan:
+def gradient_plan(layout: Layout, activations: tuple[Activation, ...], loss: Loss, batch_size: int, data: Data) -> Plan:
     """Compile loss and gradient without an update, as L-BFGS and a gradient check need them.
 
     Parameters and result are those of `training_plan`; the gradient is left in ``grads``.

@@ -199,9 +199,7 @@ class Trainer:
         network, backend = self.network, kernels.backend(self.backend)
         form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size))
         batch_size = min(self.batch_size, n_samples(data))
-        plan = training_plan(
-            network.layout, network.activations, self.loss_code, self.optimizer.rule, batch_size, form
-        )
+        plan = training_plan(network.layout, network.activations, self.loss_code, self.optimizer.rule, batch_size, form)
         state = {"params": network.parameters, "m": self.m, "v": self.v}
         buffers = run_buffers(plan, backend.scratch_size(plan.rows, batch_size), data, state)
         return Run(backend, plan, buffers, self.n_threads or 1)

@@ -232,7 +232,9 @@ def _check_arrays(values: dict[str, Any], specs: dict[str, _Spec]) -> dict[str, 
             owner = owners.setdefault(letter, name)
             if size != wanted:
                 source = "" if letter.isdigit() else f" but {letter} is {wanted} in {owner} {values[owner].shape}"
-                raise ValueError(f"{name} has shape {array.shape}{source}; pass {name} of shape {_shape_text(spec.shape)}")
+                raise ValueError(
+                    f"{name} has shape {array.shape}{source}; pass {name} of shape {_shape_text(spec.shape)}"
+                )
             if size == 0 and letter not in "z":
                 raise ValueError(f"{name} has shape {array.shape}: it is empty; pass at least one element")
     _check_overlap(values, specs)

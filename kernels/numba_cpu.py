@@ -521,7 +521,7 @@ def _update_weights(a_prev, delta, n_rows, n_out, n_in, rule, step, W, param, m,
     """Form the weights' gradient tile by tile and apply ``rule`` to each tile; return the sum of W^2 if l2 is not 0."""
     vector, width = lanes(delta), TILE_VECTORS * lanes(delta)
     panel, squares = at(scratch, (MAX_ROWS + 1) * width), splat(0.0, delta)
-    if n_rows == 1:  # the outer product of one sample needs no sums: its rows are delta times an input
+    if n_rows == 1 and n_out % vector == 0:  # one sample's outer product needs no sums: its rows are delta x input
         if step.l2 != 0:
             squares = _square_sums(n_in, n_out, W, n_out)
         state = W, param, m, v, n_out
@@ -540,7 +540,10 @@ def _update_weights(a_prev, delta, n_rows, n_out, n_in, rule, step, W, param, m,
             if step.l2 != 0:
                 squares = squares + _square_sums(units, columns, at(W, corner), n_out)
             state = at(W, corner), at(param, corner), at(m, corner), at(v, corner), n_out
-            _apply(rule, step, step.grad_scale, step.l2, units, columns, scratch, stride, scratch, False, *state)
+            block = units, columns, scratch, stride
+            if columns == n_out and columns < stride:
+                block = _compact(*block)
+            _apply(rule, step, step.grad_scale, step.l2, *block, scratch, False, *state)
             i += units
     return sum_lanes(squares)
 
@@ -554,6 +557,18 @@ def _update_bias(delta, n_rows, n_out, rule, step, param, m, v, scratch):
             total = total + load_vector(at(delta, r * n_out + o), n_out - o, 0)
         store_vector(at(scratch, o), vector, total)
     _apply(rule, step, step.grad_scale, 0.0, 1, n_out, scratch, n_out, scratch, False, param, param, m, v, n_out)
+
+
+@jit
+def _compact(n_rows, columns, sums, stride):
+    """Close the gaps between the rows of a tile as wide as its layer, in place; return its shape as one long row.
+
+    The parameters have no gaps: row by row, each masked load would wait for the masked store of the row before it.
+    """
+    for r in range(1, n_rows):
+        for j in range(0, columns, lanes(sums)):
+            store_vector(at(sums, r * columns + j), stride, load_vector(at(sums, r * stride + j), stride, 0))
+    return 1, n_rows * columns, sums, n_rows * columns
 
 
 @jit

@@ -1,6 +1,6 @@
 """Exponential, logistic and hyperbolic tangent of vectors.
 
-x is split into n ln 2 + r with |r| <= ln 2 / 2; then exp(x) = 2^n (1 + q) with q = exp(r) - 1 = r + r^2 p(r), where p
+x is split into n ln 2 + r with |r| <= ln 2 / 2; then exp(x) = 2^n (1 + r + r^2 p(r)), where p
 is a Chebyshev polynomial. Errors stay below 3 ulp (tested).
 """
 
@@ -9,7 +9,16 @@ is a Chebyshev polynomial. Errors stay below 3 ulp (tested).
 from __future__ import annotations
 
 from .numba_jit import jit
-from .numba_vectors import fma, make_constant, make_polynomial, maximum, minimum, power_of_two
+from .numba_vectors import (
+    absolute,
+    copy_sign,
+    fma,
+    make_constant,
+    make_polynomial,
+    maximum,
+    minimum,
+    power_of_two,
+)
 
 _polynomial = make_polynomial(
     (0.0013926183587713495, 0.0083631790795227273, 0.041666554617204574, 0.16666576989698776, 0.5),
@@ -38,18 +47,18 @@ _saturated = make_constant(20.0, 40.0)  # tanh(x / 2) is 1 above
 
 @jit
 def _reduced(x):
-    """Return n and q of x."""
+    """Return n, r and r^2 p(r) of x."""
     n = fma(x, _LOG2_E, _shift(x)) - _shift(x)
     r = fma(-n, _ln2_low(x), fma(-n, _ln2_high(x), x))
-    return n, fma(r * r, _polynomial(r), r)
+    return n, r, r * r * _polynomial(r)
 
 
 @jit
 def exp(x):
     """Return e^x."""
-    n, q = _reduced(minimum(maximum(x, _lowest(x)), _highest(x)))
+    n, r, tail = _reduced(minimum(maximum(x, _lowest(x)), _highest(x)))
     shifted = fma(n, 0.5, _shift(x))  # 2^n in two factors: n may lie beyond the exponents of the dtype
-    return (q + 1.0) * power_of_two(shifted) * power_of_two((n - (shifted - _shift(x))) + _shift(x))
+    return (r + tail + 1.0) * power_of_two(shifted) * power_of_two((n - (shifted - _shift(x))) + _shift(x))
 
 
 @jit
@@ -60,8 +69,8 @@ def logistic(x):
 
 @jit
 def tanh(x):
-    """Return (e^x - e^-x) / (e^x + e^-x) = expm1(2 x) / (expm1(2 x) + 2)."""
-    n, q = _reduced(minimum(maximum(x + x, -_saturated(x)), _saturated(x)))
+    """Return expm1(2 x) / (expm1(2 x) + 2) for |x|, where less cancels than for -|x|, with the sign of x."""
+    n, r, tail = _reduced(minimum(absolute(x + x), _saturated(x)))
     power = power_of_two(n + _shift(x))
-    expm1 = fma(power, q, power - 1.0)
-    return expm1 / (expm1 + 2.0)
+    expm1 = fma(power, tail, fma(power, r, power - 1.0))
+    return copy_sign(expm1 / (expm1 + 2.0), x)

@@ -259,6 +259,22 @@ def sqrt(typingctx: Any, x: Any) -> Any:
 
 
 @intrinsic
+def absolute(typingctx: Any, x: Any) -> Any:
+    """Return |x|."""
+    return _vector_function(lambda builder, x: _call(builder, f"llvm.fabs.{_suffix(x.type)}", x.type, x))(x)
+
+
+@intrinsic
+def copy_sign(typingctx: Any, x: Any, sign: Any) -> Any:
+    """Return |x| with the signs of ``sign``."""
+
+    def emit(builder: Any, x: Any, sign: Any) -> Any:
+        return _call(builder, f"llvm.copysign.{_suffix(x.type)}", x.type, x, sign)
+
+    return _vector_function(emit)(x, sign)
+
+
+@intrinsic
 def minimum(typingctx: Any, x: Any, y: Any) -> Any:
     """Return y where y < x, else x: a NaN in x stays."""
     return _vector_function(lambda builder, x, y: builder.select(builder.fcmp_ordered("<", y, x), y, x))(x, y)

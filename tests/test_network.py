@@ -235,7 +235,12 @@ def test_validation_data_and_evaluate_agree(backend_name: str) -> None:
 
 @pytest.mark.parametrize(
     ("layers", "message"),
-    [((3,), "at least inputs and outputs"), ((3, 0, 2), "at least 1"), ("ab", "whole numbers"), ((3, 2.5), "whole numbers")],
+    [
+        ((3,), "at least inputs and outputs"),
+        ((3, 0, 2), "at least 1"),
+        ("ab", "whole numbers"),
+        ((3, 2.5), "whole numbers"),
+    ],
 )
 def test_bad_layer_sizes_are_refused(layers: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -409,7 +414,9 @@ def test_initial_weights_are_scikit_learns() -> None:
 
     X, y = make_data()
     for activation in ("relu", "logistic"):
-        model = MLPClassifier((5,), activation=activation, random_state=7, learning_rate_init=1e-300, max_iter=1, alpha=0)
+        model = MLPClassifier(
+            (5,), activation=activation, random_state=7, learning_rate_init=1e-300, max_iter=1, alpha=0
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model.fit(X, y)

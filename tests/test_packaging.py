@@ -31,9 +31,10 @@ for backend, state in fastbp.backends().items():
 
 
 def run(*command: object, **environment: str) -> str:
+    """Run a program far from the checkout and return what it printed."""
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [str(part) for part in command], env={**clean, **environment}, capture_output=True, text=True, check=False
+        [str(part) for part in command], env={**clean, **environment}, capture_output=True, text=True, check=False, cwd=Path.cwd().anchor
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -45,7 +46,9 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (CHECKOUT / "pyproject.toml").exists():
         pytest.skip("these tests build the checkout that holds them")
     out = tmp_path_factory.mktemp("sdist")
-    left_out = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "*.so", "cython_cpu.c", "*.json")
+    left_out = shutil.ignore_patterns(
+        ".*", "build", "dist", "*.egg-info", "__pycache__", "*.so", "cython_cpu.c", "*.json"
+    )
     shutil.copytree(CHECKOUT, out / "source", ignore=left_out)
     run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", out, out / "source")
     shutil.rmtree(out / "source")

@@ -1,0 +1,60 @@
+/* What a tile_v*.c needs before it includes tile.h: the compilers' ways to choose instructions and to write vectors. */
+#ifndef FASTBP_TILE_TARGET_H
+#define FASTBP_TILE_TARGET_H
+
+#include <math.h>
+#include <stdint.h>
+
+#include "tile_table.h"
+
+#if HAS_X86_TARGETS
+#include <immintrin.h>
+#endif
+
+typedef int32_t integer_float;
+typedef int64_t integer_double;
+
+#define PASTE(a, b) a##_##b
+#define JOIN(a, b) PASTE(a, b)
+#define PRAGMA(text) _Pragma(#text)
+
+/* TARGET_BEGIN(features): from here on the compiler may use these processor features, up to TARGET_END. Flags for the
+ * whole extension would put such instructions into its start-up code, too, and crash processors without them. */
+#if defined(__clang__)
+#define TARGET_BEGIN(features) PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define TARGET_END PRAGMA(clang attribute pop)
+#define UNROLL PRAGMA(unroll)
+#define ZIP(half, a, b) __builtin_shufflevector(a, b, JOIN(half, LANES))
+#elif defined(__GNUC__)
+#define TARGET_BEGIN(features) PRAGMA(GCC push_options) PRAGMA(GCC target(features))
+#define TARGET_END PRAGMA(GCC pop_options)
+#define UNROLL PRAGMA(GCC unroll 16)
+#define ZIP(half, a, b) __builtin_shuffle(a, b, (bits){JOIN(half, LANES)})
+#else
+#define UNROLL
+#endif
+
+/* FASTBP_PLAIN stands for a compiler without vectors, to test that variant with one that has them. */
+#if defined(__GNUC__) && !defined(FASTBP_PLAIN)
+#define HAS_VECTORS 1
+#else
+#define HAS_VECTORS 0
+#endif
+
+#if defined(__GNUC__)
+#define INLINE inline __attribute__((always_inline, unused))
+#else
+#define INLINE __inline
+#endif
+
+/* The lanes of the lower and the higher halves of two vectors, by turns. */
+#define LOW_2 0, 2
+#define HIGH_2 1, 3
+#define LOW_4 0, 4, 1, 5
+#define HIGH_4 2, 6, 3, 7
+#define LOW_8 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH_8 4, 12, 5, 13, 6, 14, 7, 15
+#define LOW_16 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH_16 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+
+#endif

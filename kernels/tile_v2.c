@@ -1,0 +1,32 @@
+/* The primitives for x86-64-v2: SSE4.2. On other processors these are vectors of 16 bytes too, and where the compiler
+ * knows no vectors they are plain loops over single elements. */
+#include "tile_target.h"
+
+#if HAS_X86_TARGETS
+TARGET_BEGIN("sse4.2")
+#define NAME "v2"
+#else
+#define NAME "plain"
+#endif
+
+#if HAS_VECTORS
+#define LANES_float 4
+#define LANES_double 2
+#else
+#define LANES_float 1
+#define LANES_double 1
+#endif
+#define MAX_ROWS 4
+
+#define REAL float
+#include "tile.h"
+#undef REAL
+#define REAL double
+#include "tile.h"
+
+static const InstructionSet v2 = {NAME, &table_float, &table_double};
+const InstructionSet *const tile_v2 = &v2;
+
+#if HAS_X86_TARGETS
+TARGET_END
+#endif
