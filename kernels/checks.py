@@ -173,7 +173,8 @@ def _checked(operation: str, module: ModuleType) -> Callable[..., Any]:
         values["n_threads"] = check_n_threads(values["n_threads"])
         sizes = _check_arrays(values, specs)
         _fill_in(values, sizes, module)
-        _RANGE_CHECKS.get(operation, lambda values, sizes: None)(values, sizes)
+        if operation in _RANGE_CHECKS:
+            _RANGE_CHECKS[operation](values, sizes)
         return kernel(*(values[name] for name in names))
 
     checked.__signature__ = signature  # type: ignore[attr-defined]
@@ -402,6 +403,8 @@ def _check_sources(plan: Array, buffers: Buffers) -> None:
     """Refuse gathers of more columns than their source has, or of targets that are not there."""
     n_samples = max(len(buffers.X), len(buffers.X_indptr) - 1)
     sources = {Source.X: buffers.X, Source.Y: buffers.y, Source.SAMPLE_WEIGHT: buffers.sample_weight}
+    wanted: tuple[int, ...]
+    got: tuple[int, ...]
     for row in plan:
         if row["op"] == Op.GATHER_ROWS:
             wanted, got = (n_samples, int(row["n_out"])), sources[Source(row["source"])].shape

@@ -319,8 +319,8 @@ def _train_steps(
             elif row.op == Op.OPTIMIZER_STEP:
                 n = row.n_in
                 state = at(params, W), at(params, W), at(m, W), at(v, W)
-                gradient = at(grads, W), n, at(grads, W), False
-                _apply(row.optimizer, steps[s], 1.0, 0.0, 1, n, *gradient, *state, n)
+                sums = at(grads, W), n, at(grads, W), False
+                _apply(row.optimizer, steps[s], 1.0, 0.0, 1, n, *sums, *state, n)
         losses[0] += steps[s].loss_scale * data_loss
         losses[1] += steps[s].loss_scale * 0.5 * steps[s].l2 * squares
 

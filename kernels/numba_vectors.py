@@ -212,7 +212,7 @@ def _overload(function: Any, emit: Callable[..., Any]) -> None:
     """Define an operator on vectors, or on a vector and a scalar."""
 
     @infer_global(function)
-    class Template(AbstractTemplate):  # type: ignore[misc]
+    class Template(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             vector = next((arg for arg in args if isinstance(arg, Vector)), None)
             return None if vector is None else vector(*[vector] * len(args))

@@ -398,8 +398,8 @@ def train_steps(
             if row["op"] <= Op.GATHER_CLASSES:
                 _gather(row, buffers, batch, layer.a)
             elif row["op"] == Op.LINEAR_FORWARD:
-                weights = layer.W, layer.b, row["activation"]
-                linear_forward(layer.a_prev, *weights, layer.a, layer.saved, buffers.scratch)
+                weights = layer.W, layer.b
+                linear_forward(layer.a_prev, *weights, row["activation"], layer.a, layer.saved, buffers.scratch)
             elif row["op"] == Op.OUTPUT_DELTA:
                 data_loss += output_delta(layer.a, layer.y, layer.weight, row["activation"], row["loss"], layer.delta)
             elif row["op"] == Op.BACKPROP_DELTA:
@@ -409,9 +409,9 @@ def train_steps(
                 gradient = layer.W, layer.grad_W, layer.grad_b
                 squares += linear_grad(layer.a_prev, layer.delta, step, *gradient, buffers.scratch)
             elif row["op"] == Op.LINEAR_UPDATE:
-                weights = layer.W, layer.b, layer.m_W, layer.m_b, layer.v_W, layer.v_b
                 rule = row["optimizer"], step
-                squares += linear_update(layer.a_prev, layer.delta, *rule, *weights, buffers.scratch)
+                state = layer.W, layer.b, layer.m_W, layer.m_b, layer.v_W, layer.v_b
+                squares += linear_update(layer.a_prev, layer.delta, *rule, *state, buffers.scratch)
             else:
                 span = slice(row["W"], row["W"] + row["n_in"])
                 flat = (array[span] for array in (buffers.grads, buffers.params, buffers.m, buffers.v))
