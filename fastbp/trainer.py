@@ -235,8 +235,8 @@ class Trainer:
             return state.stop_training
 
         run.steps(order, table, on_cut, _cut_points(callbacks, first))
-        loss = sum(run.take_losses()) / (n if reduction == "mean" else 1)
-        state.history.loss.append(loss)
+        n_seen = min((self.step - first) * run.plan.batch_size, n)
+        state.history.loss.append(sum(run.take_losses()) / (n_seen if reduction == "mean" else 1))
         if validation is not None:
             state.history.validation_loss.append(self._mean_loss(validation))
         state.history.seconds.append(time.perf_counter() - start)

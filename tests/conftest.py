@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -11,6 +12,8 @@ from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptr
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, BaseOptimizer, SGDOptimizer
 
 from fastbp import kernels
+
+pytest.register_assert_rewrite("operation_checks", "parity")
 
 COMPILED = tuple(name for name in kernels.MODULES if name in kernels.AUTO_ORDER)
 """The backends that run without Python between steps: what users get."""
@@ -94,30 +97,28 @@ def backend_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=COMPILED, scope="session")
+def compiled_name(request: pytest.FixtureRequest) -> str:
+    """The name of each compiled backend in turn."""
+    _require(request.param)
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def backend(backend_name: str) -> kernels.Backend:
     """Each backend in turn."""
     return kernels.backend(backend_name)
 
 
-@pytest.fixture
-def forbid_sklearn_loops(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """A function that replaces scikit-learn's loops and updates by functions that raise."""
-
-    def forbid() -> None:
+@contextlib.contextmanager
+def only_kernels() -> Iterator[None]:
+    """Replace scikit-learn's loops and updates by functions that raise."""
+    with pytest.MonkeyPatch.context() as patch:
         for cls in (BaseMultilayerPerceptron, BaseOptimizer, SGDOptimizer, AdamOptimizer):
             for name in SKLEARN_LOOPS:
                 if hasattr(cls, name):
-                    _forbid(monkeypatch, cls, name)
-
-    return forbid
-
-
-@pytest.fixture
-def only_kernels(forbid_sklearn_loops: Callable[[], None]) -> Iterator[None]:
-    """The same, from the test's first line to its last."""
-    forbid_sklearn_loops()
-    return
+                    _forbid(patch, cls, name)
+        yield
 
 
 def _forbid(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
