@@ -111,5 +111,6 @@ def test_without_a_compiler_the_install_succeeds_and_says_what_is_missing(sdist:
     assert "numba available" in output
     assert "no-such-compiler" in output
     assert "Install a C compiler" in output
-    info = json.loads(run(sys.executable, "-m", "fastbp.cli", "info", "--json", PYTHONPATH=str(site)))
+    program = "import sys; from fastbp.cli import main; sys.exit(main(['info', '--json']))"
+    info = json.loads(run(sys.executable, "-c", program, PYTHONPATH=str(site)))
     assert "no-such-compiler" in json.dumps(info)

@@ -1,0 +1,375 @@
+"""The value check of one operation: a backend's result on given shapes against the reference in float64.
+
+`check_operation` makes arguments of a dtype, lets the backend work on them, and the reference on the same numbers in
+float64. The sums' lengths follow from the shapes, the tolerances from the dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from fastbp.kernels import Activation, Backend, Loss, Optimizer, step_table
+from numpy.typing import NDArray
+
+from fastbp import kernels
+from fastbp.plan import Data, Layout, no_data, prediction_plan, run_buffers, training_plan
+
+Array = NDArray[Any]
+
+TOLERANCES = {"float32": 1e-6, "float64": 2e-15}
+"""Largest error of an element, divided by the sum of its own and the array's largest magnitude, where sums are short.
+
+For longer sums it grows with the root of their length.
+"""
+
+OUTPUTS = {
+    "gather_rows": ("out",),
+    "gather_csr_rows": ("out",),
+    "gather_classes": ("out",),
+    "linear_forward": ("a",),
+    "output_delta": ("delta", "returned"),
+    "backprop_delta": ("delta_prev",),
+    "linear_grad": ("grad_W", "grad_b", "returned"),
+    "sgd_step": ("param",),
+    "momentum_step": ("param", "velocity"),
+    "nesterov_step": ("param", "velocity"),
+    "adam_step": ("param", "m", "v"),
+    "linear_update": ("W", "b", "m_W", "m_b", "v_W", "v_b", "returned"),
+    "train_steps": ("params", "m", "v", "losses"),
+    "predict": ("out",),
+}
+"""What each operation writes or returns."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an operation is checked on.
+
+    Parameters
+    ----------
+    batch, inputs, outputs : int
+        B, I, O. The plans of ``train_steps`` and ``predict`` have a hidden layer between, of I + O units.
+    activation : str
+        Of the layer; of the layer below for ``backprop_delta``; of the hidden layer in a plan. There ReLU's kink makes
+        float32 and float64 part where units are many.
+    loss : str
+        Decides the output's activation.
+    optimizer : str
+    bias, weighted, sparse, classes : bool
+        Whether there are biases, sample weights, CSR data, class numbers for targets.
+    l2, decay : float
+        Of the step.
+    keep : float
+        Of the step of ``linear_grad``.
+    seed : int
+    """
+
+    batch: int = 5
+    inputs: int = 4
+    outputs: int = 3
+    activation: str = "tanh"
+    loss: str = "squared_error"
+    optimizer: str = "adam"
+    bias: bool = True
+    weighted: bool = False
+    sparse: bool = False
+    classes: bool = False
+    l2: float = 0.01
+    keep: float = 0.0
+    decay: float = 0.0
+    seed: int = 0
+
+    @property
+    def output(self) -> str:
+        """The activation that goes with the loss."""
+        outputs = {"cross_entropy": "softmax", "binary_cross_entropy": "logistic", "poisson": "exp"}
+        return outputs.get(self.loss, "identity")
+
+    def steps(self, number: int = 1) -> NDArray[np.void]:
+        """Return step records with a value in every field but ``keep``."""
+        values = {"rate": 0.02, "momentum": 0.9, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-3}
+        scales = {"grad_scale": 1 / self.batch, "loss_scale": 0.5}
+        return step_table(number, **values, **scales, l2=self.l2, decay=self.decay)
+
+
+class Draws:
+    """Random arrays of a dtype, handed out in the dtype in which to compute with them."""
+
+    def __init__(self, options: Options, dtype: Any, working: Any) -> None:
+        self.options, self.dtype, self.working = options, dtype, working
+        self.rng = np.random.RandomState(options.seed)
+
+    def cast(self, array: Array) -> Array:
+        return np.ascontiguousarray(array.astype(self.dtype).astype(self.working))
+
+    def normal(self, *shape: int) -> Array:
+        return self.cast(self.rng.standard_normal(shape))
+
+    def positive(self, *shape: int) -> Array:
+        return self.cast(self.rng.uniform(0.1, 2, shape))
+
+    def bias(self, *shape: int) -> Array:
+        """Return values for a bias, or for what goes with it, empty where there is none."""
+        return self.normal(*shape) if self.options.bias else np.empty(0, self.working)
+
+    def activations(self, name: str, *shape: int) -> Array:
+        """Return outputs of an activation."""
+        z = self.rng.standard_normal(shape)
+        if name == "softmax":
+            return self.cast(np.exp(z) / np.exp(z).sum(axis=1, keepdims=True))
+        functions: dict[str, Callable[[Array], Array]] = {
+            "relu": lambda z: np.maximum(z, 0),
+            "logistic": lambda z: 1 / (1 + np.exp(-z)),
+            "tanh": np.tanh,
+            "exp": np.exp,
+        }
+        return self.cast(functions.get(name, lambda z: z)(z))
+
+    def targets(self, *shape: int) -> Array:
+        """Return targets that go with the loss."""
+        if self.options.loss == "cross_entropy":
+            return self.cast(np.eye(shape[1])[self.rng.randint(shape[1], size=shape[0])])
+        if self.options.loss == "binary_cross_entropy":
+            return self.cast(self.rng.randint(2, size=shape).astype(float))
+        if self.options.loss == "poisson":
+            return self.cast(self.rng.poisson(1.5, shape).astype(float))
+        return self.normal(*shape)
+
+    def order(self, length: int, n: int) -> NDArray[np.int64]:
+        return self.rng.randint(n, size=length).astype(np.int64)
+
+    def csr(self, n: int, width: int) -> tuple[Array, NDArray[np.int32], NDArray[np.int64]]:
+        """Return CSR rows, some of them empty, some with entries of one place twice."""
+        lengths = self.rng.randint(0, width + 2, size=n)
+        lengths[0] = 0
+        indptr = np.r_[0, np.cumsum(lengths)].astype(np.int64)
+        return self.normal(indptr[-1]), self.rng.randint(width, size=indptr[-1]).astype(np.int32), indptr
+
+
+def check_operation(backend: Backend, name: str, dtype: Any, options: Options = Options()) -> float:
+    """Assert that an operation, called by hand, gives what the reference gives in float64.
+
+    Parameters
+    ----------
+    backend : Backend
+    name : str
+        One of `fastbp.kernels.OPERATIONS`.
+    dtype : {"float32", "float64"}
+    options : Options
+        Shapes and modes.
+
+    Returns
+    -------
+    float
+        The largest error, as a share of what is allowed.
+    """
+    dtype = np.dtype(dtype)
+    got = run_operation(backend, name, dtype, dtype, options)
+    wanted = run_operation(kernels.backend("numpy"), name, dtype, np.dtype(np.float64), options)
+    tolerance = TOLERANCES[dtype.name] * max(1.0, (options.batch + options.inputs + options.outputs) / 16) ** 0.5
+    worst = 0.0
+    for output, expected in wanted.items():
+        error = np.abs(np.subtract(got[output], expected, dtype=np.float64))
+        # a loss may be 0 but for the clipping of probabilities at the dtype's epsilon
+        least = 1.0 if output in ("returned", "losses") else np.finfo(float).tiny
+        share = error / (tolerance * (np.abs(expected) + np.abs(expected).max(initial=least)))
+        assert (share <= 1).all(), f"{name} of {backend!r}: {output} is off by {error.max()}, {share.max()} x allowed"
+        worst = max(worst, float(share.max(initial=0)))
+    return worst
+
+
+def run_operation(backend: Backend, name: str, dtype: Any, working: Any, options: Options) -> dict[str, Array]:
+    """Call an operation on numbers of ``dtype``, held in ``working``; return all that it writes and returns."""
+    arguments = _ARGUMENTS[name](Draws(options, dtype, working), options, backend)
+    returned = getattr(backend, name)(**arguments)
+    written = {output: array.copy() for output, array in output_arrays(name, arguments).items()}
+    return written if returned is None else {**written, "returned": np.asarray(returned)}
+
+
+def output_arrays(name: str, arguments: dict[str, Any]) -> dict[str, Array]:
+    """Return the arrays that an operation writes, from its arguments by name."""
+    buffers = arguments["buffers"]._asdict() if "buffers" in arguments else {}
+    everything = {**buffers, **arguments}
+    return {output: everything[output] for output in OUTPUTS[name] if output != "returned"}
+
+
+def _gather_rows(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    n = options.batch + 3
+    return {
+        "X": draw.normal(n, options.inputs),
+        "order": draw.order(options.batch, n),
+        "out": draw.normal(options.batch, options.inputs),
+    }
+
+
+def _gather_csr_rows(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    n = options.batch + 3
+    data, indices, indptr = draw.csr(n, options.inputs)
+    order, out = draw.order(options.batch, n), draw.normal(options.batch, options.inputs)
+    return {"data": data, "indices": indices, "indptr": indptr, "order": order, "out": out}
+
+
+def _gather_classes(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    n = options.batch + 3
+    return {
+        "classes": draw.order(n, options.outputs),
+        "order": draw.order(options.batch, n),
+        "out": draw.normal(options.batch, options.outputs),
+    }
+
+
+def _linear_forward(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    return {
+        "a_prev": draw.normal(options.batch, options.inputs),
+        "W": draw.cast(draw.normal(options.inputs, options.outputs) / options.inputs**0.5),
+        "b": draw.bias(options.outputs),
+        "activation": options.activation,
+        "a": draw.normal(options.batch, options.outputs),
+    }
+
+
+def _output_delta(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    shape = options.batch, options.outputs
+    activation = options.activation if options.loss == "squared_error" else options.output
+    return {
+        "a": draw.activations(activation, *shape),
+        "y": draw.targets(*shape),
+        "sample_weight": draw.positive(options.batch if options.weighted else 0),
+        "activation": activation,
+        "loss": options.loss,
+        "delta": draw.normal(*shape),
+    }
+
+
+def _backprop_delta(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    return {
+        "delta": draw.normal(options.batch, options.outputs),
+        "W": draw.normal(options.inputs, options.outputs),
+        "a_prev": draw.activations(options.activation, options.batch, options.inputs),
+        "activation": options.activation,
+        "delta_prev": draw.normal(options.batch, options.inputs),
+    }
+
+
+def _linear_grad(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    step = options.steps()
+    step["keep"] = options.keep
+    return {
+        "a_prev": draw.normal(options.batch, options.inputs),
+        "delta": draw.normal(options.batch, options.outputs),
+        "step": step,
+        "W": draw.normal(options.inputs, options.outputs),
+        "grad_W": draw.normal(options.inputs, options.outputs),
+        "grad_b": draw.bias(options.outputs),
+    }
+
+
+def _optimizer_step(*moments: str) -> Callable[[Draws, Options, Backend], dict[str, Any]]:
+    def arguments(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+        n = options.inputs * options.outputs
+        state = {name: draw.positive(n) if name == "v" else draw.normal(n) for name in moments}
+        return {"grad": draw.normal(n), "step": options.steps(), "param": draw.normal(n), **state}
+
+    return arguments
+
+
+def _linear_update(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    shape = options.inputs, options.outputs
+    return {
+        "a_prev": draw.normal(options.batch, options.inputs),
+        "delta": draw.normal(options.batch, options.outputs),
+        "optimizer": options.optimizer,
+        "step": options.steps(),
+        "W": draw.normal(*shape),
+        "b": draw.bias(options.outputs),
+        "m_W": draw.normal(*shape),
+        "m_b": draw.bias(options.outputs),
+        "v_W": draw.positive(*shape),
+        "v_b": np.abs(draw.bias(options.outputs)),
+    }
+
+
+def _train_steps(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    n_steps = 3
+    n, length = options.batch + 3, n_steps * options.batch - options.batch // 2  # the last batch is ragged
+    layout, activations = _layout(options), _activations(options)
+    form = Data(options.sparse, options.classes, options.weighted)
+    rule = Optimizer[options.optimizer.upper()]
+    plan = training_plan(layout, activations, Loss[options.loss.upper()], rule, options.batch, form)
+    data = _samples(draw, options, n)
+    if options.classes:
+        data |= {"classes": draw.order(n, options.outputs)}
+    else:
+        data |= {"y": draw.targets(n, options.outputs)}
+    if options.weighted:
+        data |= {"sample_weight": draw.positive(n, 1)}
+    velocity = draw.cast(draw.normal(layout.size) / 100)  # so small that no probability comes near its clipping
+    state = {"params": _parameters(draw, layout), "m": velocity, "v": draw.positive(layout.size)}
+    return {
+        "plan": plan.rows,
+        "steps": options.steps(n_steps),
+        "order": draw.order(length, n),
+        "batch_size": options.batch,
+        "buffers": run_buffers(plan, backend.scratch_size(plan.rows, options.batch), data, state),
+        "losses": np.zeros(2),
+    }
+
+
+def _predict(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    n, length = options.batch + 3, 2 * options.batch + 1
+    layout = _layout(options)
+    plan = prediction_plan(layout, _activations(options), options.batch, Data(sparse=options.sparse))
+    buffers = run_buffers(
+        plan,
+        backend.scratch_size(plan.rows, options.batch),
+        _samples(draw, options, n),
+        {"params": _parameters(draw, layout)},
+    )
+    return {
+        "plan": plan.rows,
+        "order": draw.order(length, n),
+        "batch_size": options.batch,
+        "buffers": buffers,
+        "out": draw.normal(length, options.outputs),
+    }
+
+
+def _layout(options: Options) -> Layout:
+    return Layout((options.inputs, options.inputs + options.outputs, options.outputs), options.bias)
+
+
+def _activations(options: Options) -> tuple[Activation, Activation]:
+    return Activation[options.activation.upper()], Activation[options.output.upper()]
+
+
+def _parameters(draw: Draws, layout: Layout) -> Array:
+    return draw.cast(draw.normal(layout.size) / max(layout.layer_sizes) ** 0.5)
+
+
+def _samples(draw: Draws, options: Options, n: int) -> dict[str, Array]:
+    """Return a run's data buffers with n samples, dense or CSR."""
+    data = no_data(draw.working, options.inputs, options.outputs)
+    if options.sparse:
+        return {**data, **dict(zip(("X_data", "X_indices", "X_indptr"), draw.csr(n, options.inputs), strict=True))}
+    return {**data, "X": draw.normal(n, options.inputs)}
+
+
+_ARGUMENTS: dict[str, Callable[[Draws, Options, Backend], dict[str, Any]]] = {
+    "gather_rows": _gather_rows,
+    "gather_csr_rows": _gather_csr_rows,
+    "gather_classes": _gather_classes,
+    "linear_forward": _linear_forward,
+    "output_delta": _output_delta,
+    "backprop_delta": _backprop_delta,
+    "linear_grad": _linear_grad,
+    "sgd_step": _optimizer_step(),
+    "momentum_step": _optimizer_step("velocity"),
+    "nesterov_step": _optimizer_step("velocity"),
+    "adam_step": _optimizer_step("m", "v"),
+    "linear_update": _linear_update,
+    "train_steps": _train_steps,
+    "predict": _predict,
+}

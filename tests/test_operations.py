@@ -1,0 +1,196 @@
+"""Values of every operation on every compiled backend against the float64 reference: dtype x shape x mode.
+
+The reference itself is held by scikit-learn (test_parity.py) and by central differences (test_network.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from operation_checks import Options, check_operation
+
+from fastbp import kernels
+
+DTYPES = ("float32", "float64")
+SIZES = (1, 2, 3, 7, 8, 9, 15, 16, 17, 23, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97, 127, 128, 129)
+"""One, primes, powers of two and their neighbours, and the widths of a panel of tiles."""
+SHAPES = (
+    (1, 1, 1),
+    (1, 17, 33),
+    (1, 64, 32),
+    (2, 3, 1),
+    (3, 1, 10),
+    (7, 8, 9),
+    (8, 16, 48),
+    (9, 49, 5),
+    (16, 15, 16),
+    (31, 33, 47),
+    (32, 5, 97),
+    (33, 64, 65),
+    (47, 23, 49),
+    (64, 127, 17),
+    (65, 129, 128),
+    (97, 7, 1),
+    (1, 300, 257),
+    (129, 2, 31),
+)
+"""Batch, inputs, outputs."""
+
+sizes = st.sampled_from(SIZES)
+
+
+def options(shape: tuple[int, int, int], **modes: Any) -> Options:
+    batch, inputs, outputs = shape
+    return Options(batch=batch, inputs=inputs, outputs=outputs, **modes)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("operation", kernels.OPERATIONS)
+def test_every_shape(compiled_name: str, operation: str, shape: tuple[int, int, int], dtype: str) -> None:
+    check_operation(kernels.backend(compiled_name), operation, dtype, options(shape))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", ["identity", "relu", "logistic", "tanh", "softmax", "exp"])
+@pytest.mark.parametrize("shape", SHAPES[2::4])
+def test_every_activation(
+    compiled_name: str, shape: tuple[int, int, int], activation: str, bias: bool, dtype: str
+) -> None:
+    backend = kernels.backend(compiled_name)
+    modes = {"activation": activation, "bias": bias}
+    check_operation(backend, "linear_forward", dtype, options(shape, **modes))
+    check_operation(backend, "output_delta", dtype, options(shape, **modes))
+    if activation != "softmax":
+        check_operation(backend, "backprop_delta", dtype, options(shape, **modes))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("loss", ["squared_error", "cross_entropy", "binary_cross_entropy", "poisson"])
+@pytest.mark.parametrize("shape", [(1, 4, 1), (5, 4, 3), (33, 9, 17), (64, 7, 50)])
+def test_every_loss(compiled_name: str, shape: tuple[int, int, int], loss: str, weighted: bool, dtype: str) -> None:
+    if loss == "cross_entropy" and shape[2] == 1:
+        pytest.skip("softmax over one output is always 1")
+    backend = kernels.backend(compiled_name)
+    for operation in ("output_delta", "train_steps"):
+        check_operation(backend, operation, dtype, options(shape, loss=loss, weighted=weighted))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adam"])
+@pytest.mark.parametrize("shape", [(1, 17, 10), (1, 9, 32), (5, 4, 3), (33, 65, 49)])
+def test_every_optimizer(
+    compiled_name: str, shape: tuple[int, int, int], optimizer: str, bias: bool, l2: float, dtype: str
+) -> None:
+    backend = kernels.backend(compiled_name)
+    modes = {"optimizer": optimizer, "bias": bias, "l2": l2, "decay": 0.1 if optimizer == "adam" else 0.0}
+    check_operation(backend, "linear_update", dtype, options(shape, **modes))
+    check_operation(backend, "train_steps", dtype, options(shape, **modes))
+    check_operation(backend, "linear_grad", dtype, options(shape, bias=bias, l2=l2, keep=1.0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [True, False])
+@pytest.mark.parametrize("sparse", [True, False])
+def test_every_form_of_data(compiled_name: str, sparse: bool, classes: bool, dtype: str) -> None:
+    backend = kernels.backend(compiled_name)
+    modes = {"sparse": sparse, "classes": classes, "loss": "cross_entropy", "weighted": True}
+    check_operation(backend, "train_steps", dtype, options((9, 21, 10), **modes))
+    check_operation(backend, "predict", dtype, options((9, 21, 10), **modes))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    operation=st.sampled_from(kernels.OPERATIONS),
+    shape=st.tuples(sizes, sizes, sizes),
+    dtype=st.sampled_from(DTYPES),
+    activation=st.sampled_from(["identity", "logistic", "tanh"]),
+    bias=st.booleans(),
+    weighted=st.booleans(),
+    sparse=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_any_shape(
+    compiled_name: str, operation: str, shape: tuple[int, int, int], dtype: str, seed: int, **modes: Any
+) -> None:
+    check_operation(kernels.backend(compiled_name), operation, dtype, options(shape, seed=seed, **modes))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_old_gradient_is_not_read_where_it_is_overwritten(compiled_name: str, dtype: str) -> None:
+    backend = kernels.backend(compiled_name)
+    a_prev, delta, W = (np.ones(shape, dtype) for shape in ((5, 3), (5, 17), (3, 17)))
+    grad_W, grad_b = np.full((3, 17), np.nan, dtype), np.full(17, np.nan, dtype)
+    backend.linear_grad(a_prev, delta, kernels.step_table(1), W, grad_W, grad_b)
+    np.testing.assert_array_equal(grad_W, 5)
+    np.testing.assert_array_equal(grad_b, 5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 9, 10), (5, 9, 10), (33, 20, 65)])
+def test_nothing_is_written_beyond_the_outputs(compiled_name: str, shape: tuple[int, int, int], dtype: str) -> None:
+    """Outputs lie between guards; partial vectors and tiles must not touch them."""
+    backend = kernels.backend(compiled_name)
+    batch, inputs, outputs = shape
+    rng = np.random.default_rng(0)
+
+    def guarded(*size: int) -> tuple[np.ndarray, np.ndarray]:
+        whole = np.full(int(np.prod(size)) + 128, 7, dtype)
+        return whole, whole[64:-64].reshape(size)
+
+    a_whole, a = guarded(batch, outputs)
+    W_whole, W = guarded(inputs, outputs)
+    d_whole, delta_prev = guarded(batch, inputs)
+    a_prev, delta = rng.normal(size=(batch, inputs)).astype(dtype), rng.normal(size=(batch, outputs)).astype(dtype)
+    W[...] = rng.normal(size=W.shape)
+    backend.linear_forward(a_prev, W, np.zeros(outputs, dtype), "softmax", a)
+    backend.backprop_delta(delta, W, a_prev, "tanh", delta_prev)
+    m, v, b = np.zeros_like(W), np.zeros_like(W), np.zeros((3, outputs), dtype)
+    step = kernels.step_table(1, rate=0.1, beta_1=0.9, beta_2=0.9, epsilon=1e-8)
+    backend.linear_update(a_prev, delta, "adam", step, W, b[0], m, b[1], v, b[2])
+    for whole in (a_whole, W_whole, d_whole):
+        assert (whole[:64] == 7).all()
+        assert (whole[-64:] == 7).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_and_infinity_stay_visible(compiled_name: str, dtype: str, value: float) -> None:
+    """One bad sample spoils its own row in the forward pass, and the loss, but no other row."""
+    backend = kernels.backend(compiled_name)
+    X = np.ones((11, 20), dtype)
+    X[4, 7] = value
+    W = np.full((20, 33), 0.01, dtype)
+    a = np.empty((11, 33), dtype)
+    for activation in ("identity", "relu", "logistic", "tanh", "softmax"):
+        backend.linear_forward(X, W, np.zeros(33, dtype), activation, a)
+        if np.isnan(value):
+            assert np.isnan(a[4]).all(), activation
+        assert np.isfinite(np.delete(a, 4, axis=0)).all(), activation
+    y = np.zeros_like(a)
+    y[:, 0] = 1
+    backend.linear_forward(X, W, np.zeros(33, dtype), "softmax", a)
+    loss = backend.output_delta(a, y, np.empty(0, dtype), "softmax", "cross_entropy", np.empty_like(a))
+    assert np.isnan(loss)
+
+
+def test_more_than_two_billion_elements(compiled_name: str) -> None:
+    """Offsets have 64 bits: the last row of a matrix of more than 2^31 elements is found."""
+    backend = kernels.backend(compiled_name)
+    try:
+        X = np.zeros((2**23 + 3, 257), np.float32)  # 8.6 GB of zero pages, of which two rows are touched
+    except MemoryError:
+        pytest.skip("this machine promises no 8.6 GB")
+    assert X.size > 2**31
+    X[-1] = np.arange(257)
+    out = np.empty((2, 257), np.float32)
+    backend.gather_rows(X, np.array([len(X) - 1, 0]), out)
+    np.testing.assert_array_equal(out, [np.arange(257), np.zeros(257)])

@@ -1,0 +1,101 @@
+"""One operation's sign flipped on purpose makes tests fail: tried for every operation.
+
+Compiled backends call their own inner functions, so their operations are flipped as called by hand, output by output,
+under the value check; the reference's operations are flipped inside its ``train_steps`` and ``predict``, under the
+comparison with scikit-learn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import parity
+import pytest
+from fastbp.kernels import reference
+from operation_checks import OUTPUTS, Options, check_operation, output_arrays
+
+import fastbp
+from fastbp import kernels
+
+UPDATING = ("sgd_step", "momentum_step", "nesterov_step", "adam_step", "linear_update", "train_steps")
+"""Operations that change what is there already: their change is flipped."""
+
+
+class Flipped:
+    """A backend one output of whose operation has the wrong sign."""
+
+    def __init__(self, backend: kernels.Backend, operation: str, output: str) -> None:
+        self.backend, self.operation, self.output = backend, operation, output
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.backend, name)
+        return flipped(self.operation, found, [self.output]) if name == self.operation else found
+
+
+def flipped(name: str, operation: Callable[..., Any], outputs: list[str]) -> Callable[..., Any]:
+    """Return an operation's twin with the sign of some outputs, or of the change that it makes to them, flipped."""
+    signature = inspect.signature(operation)
+
+    def twin(*args: Any, **kwargs: Any) -> Any:
+        arrays = output_arrays(name, dict(signature.bind(*args, **kwargs).arguments))
+        before = {output: array.copy() for output, array in arrays.items()}
+        returned = operation(*args, **kwargs)
+        for output, array in arrays.items():
+            if output in outputs:
+                array[...] = 2 * before[output] - array if name in UPDATING else -array
+        return -returned if "returned" in outputs and returned is not None else returned
+
+    return twin
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("operation", kernels.OPERATIONS)
+def test_value_check_sees_each_flipped_output(operation: str, dtype: str, compiled_name: str) -> None:
+    backend = kernels.backend(compiled_name)
+    assert 0 <= check_operation(backend, operation, dtype, Options(weighted=True)) <= 1
+    for output in OUTPUTS[operation]:
+        with pytest.raises(AssertionError, match=f"{output} is off"):
+            check_operation(Flipped(backend, operation, output), operation, dtype, Options(weighted=True))
+
+
+PLAIN = parity.Case(
+    task="one output",
+    activation="tanh",
+    solver="adam",
+    learning_rate="constant",
+    alpha=1e-4,
+    patience="long",
+    early_stopping=False,
+    batch_size=17,
+    shuffle=True,
+    mode="fit",
+    weights="random",
+    form="C",
+    dtype="float64",
+    hidden_layer_sizes=(5,),
+)
+EXERCISES = {
+    "gather_csr_rows": {"form": "CSR"},
+    "gather_classes": {"task": "multiclass"},
+    "sgd_step": {"solver": "sgd"},
+    "momentum_step": {"solver": "momentum"},
+    "nesterov_step": {"solver": "nesterov"},
+}
+"""What a mix must have for an operation to run in it, where the plain one lacks it."""
+
+
+@pytest.mark.parametrize("operation", kernels.OPERATIONS)
+def test_parity_sees_each_flipped_output(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = dataclasses.replace(PLAIN, **EXERCISES.get(operation, {}))
+    theirs = parity.sklearn_observation(case)
+    monkeypatch.setenv("FASTBP_BACKEND", "numpy")
+    parity.compare(case, parity.observe(case, fastbp), theirs)
+    for output in OUTPUTS[operation]:
+        with monkeypatch.context() as patch:
+            patch.setattr(reference, operation, flipped(operation, getattr(reference, operation), [output]))
+            ours = parity.observe(case, fastbp)
+        with pytest.raises(AssertionError):
+            parity.compare(case, ours, theirs)
