@@ -1,9 +1,9 @@
 """Python objects as JSON and tensors, and back, without pickle.
 
-Only what stands in a closed table is written or made: None, booleans, numbers, strings, tuples, dicts, lists, arrays,
-random generators, and the instances of a few classes that the caller names. Nothing in a file is executed, imported or looked
-up by name. Lists, arrays, generators and instances are kept in one table and referred to by their number, so that what
-was one object is one object again: scikit-learn's training loop relies on that.
+Only what stands in a closed table is written or made: None, booleans, numbers, strings, tuples, dicts, lists,
+arrays, random generators, and the instances of a few classes that the caller names. Nothing in a file is executed,
+imported or looked up by name. Lists, arrays, generators and instances are kept in one table and referred to by their
+number, so that what was one object is one object again: scikit-learn's training loop relies on that.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ class Encoder:
             items = [self.value(item, f"{where}.{i}") for i, item in enumerate(array.ravel().tolist())]
             dtype = "object" if kind == "O" else f"U{array.dtype.itemsize // 4}"
             return {"array": items, "shape": list(array.shape), "dtype": dtype}
-        raise TypeError(f"{where} is an array of {array.dtype}, which a model file cannot hold; convert it before saving")
+        raise TypeError(
+            f"{where} is an array of {array.dtype}, which a model file cannot hold; convert it before saving"
+        )
 
 
 class Decoder:
@@ -134,7 +136,10 @@ class Decoder:
     """
 
     def __init__(
-        self, objects: list[Any], tensors: Mapping[str, NDArray[Any]], classes: Mapping[str, type] | None = None
+        self,
+        objects: list[Any],
+        tensors: Mapping[str, NDArray[Any]],
+        classes: Mapping[str, type] | None = None,
     ) -> None:
         self._tensors, self._classes = tensors, classes or {}
         self._objects: list[Any] = []
@@ -174,7 +179,7 @@ class Decoder:
 
     def _instance(self, coded: dict[str, Any]) -> Any:
         cls = self._classes[coded["instance"]]
-        made = cls.__new__(cls)
+        made: Any = object.__new__(cls)
         for name, item in coded["fields"].items():
             if hasattr(cls, name):
                 raise ValueError(f"it would replace {cls.__name__}.{name}")
@@ -207,5 +212,5 @@ def _bit_generator(state: dict[str, Any]) -> np.random.BitGenerator:
 
 def _random_state(state: dict[str, Any]) -> np.random.RandomState:
     made = np.random.RandomState(_bit_generator(state))
-    made.set_state(state)  # type: ignore[arg-type]
+    made.set_state(state)
     return made

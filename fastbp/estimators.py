@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 import warnings
 from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
-import sklearn.neural_network._multilayer_perceptron as original
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
+from sklearn.neural_network import _multilayer_perceptron as original
+from sklearn.neural_network._base import LOSS_FUNCTIONS
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 from sklearn.utils import shuffle
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import validate_data
+from threadpoolctl import threadpool_limits
 
 from . import kernels
+from .accelerate import check_sklearn_version
 from .data import as_features, is_sparse, n_samples
 from .kernels import Activation, Loss
 from .optimizers import SGD, Adam, Optimizer
@@ -33,13 +37,18 @@ from .run import Run, batch_scales, make_table
 
 log = logging.getLogger("fastbp")
 
+check_sklearn_version()
+
 GRADIENT_BATCH = 1024
 """Samples that go through the network together for L-BFGS's loss and gradient, which add up over such blocks."""
 
 PREDICTION_BATCH = 256
 
-_OVERRIDABLE = ("_backprop", "_compute_loss_grad", "_forward_pass")
+_OVERRIDABLE = ("_backprop", "_compute_loss_grad", "_forward_pass", "_loss_grad_lbfgs")
 """Methods of scikit-learn's loop: where a user's subclass overrides one of them, scikit-learn's own loop must run."""
+
+_CANONICAL = {("log_loss", "softmax"), ("log_loss", "logistic"), ("squared_error", "identity"), ("poisson", "exp")}
+"""Losses and outputs that together have the delta a - y, which scikit-learn takes for whatever output users set."""
 
 
 class _KernelMLP(original.BaseMultilayerPerceptron):
@@ -54,6 +63,9 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
     backend: str
     n_threads: int | None
     progress: bool
+    coefs_: list[NDArray[Any]]
+    intercepts_: list[NDArray[Any]]
+    _no_improvement_count: int
 
     # ------------------------------------------------------------------------------------------ prediction
 
@@ -61,10 +73,11 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         """Return the outputs of the network for X of shape (n, I)."""
         if check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        parameters = [*self.coefs_, *self.intercepts_]
+        layout = self._layout()
+        parameters = self._parameters(layout)
         dtype = _kernel_dtype(X, parameters)
-        data = as_features(X, dtype, len(self.coefs_[0]), check=False)
-        backend, layout = kernels.backend(self.backend), self._layout()
+        data = as_features(X, dtype, layout.layer_sizes[0], check=False)
+        backend = kernels.backend(self.backend)
         n, n_outputs = n_samples(data), layout.layer_sizes[-1]
         batch_size = min(n, PREDICTION_BATCH)
         plan = prediction_plan(layout, self._activations(layout), batch_size, Data(sparse=is_sparse(data)))
@@ -81,7 +94,16 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         return out
 
     def _layout(self) -> Layout:
-        return Layout((len(self.coefs_[0]), *(W.shape[1] for W in self.coefs_)))
+        return Layout((len(self.coefs_[0]), *(np.shape(W)[-1] for W in self.coefs_)))
+
+    def _parameters(self, layout: Layout) -> list[NDArray[Any]]:
+        """Return ``coefs_`` and ``intercepts_``, which users may replace, if they fit a layout."""
+        parameters = [np.asanyarray(array) for array in (*self.coefs_, *self.intercepts_)]
+        shapes = [array.shape for array in parameters]
+        wanted = [*layout.shapes, *((size,) for size in layout.layer_sizes[1:])]
+        if shapes != wanted:
+            raise ValueError(f"coefs_ and intercepts_ have shapes {shapes}; replace them by arrays of shapes {wanted}")
+        return parameters
 
     def _activations(self, layout: Layout) -> tuple[Activation, ...]:
         hidden, output = Activation[self.activation.upper()], Activation[self.out_activation_.upper()]
@@ -116,9 +138,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         layer_units: Any,
         incremental: bool,
     ) -> None:
-        reason = self._why_not_accelerated()
-        if reason is not None:
-            log.warning("%s.fit runs scikit-learn's own loop: %s", type(self).__name__, reason)
+        if not self._accelerated():
             super()._fit_stochastic(
                 X, y, sample_weight, activations, deltas, coef_grads, intercept_grads, layer_units, incremental
             )
@@ -141,8 +161,17 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         if self.early_stopping:
             self.coefs_, self.intercepts_ = self._best_coefs, self._best_intercepts
 
+    def _accelerated(self) -> bool:
+        """Tell whether the kernels may replace scikit-learn's loop; say why where they may not."""
+        reason = self._why_not_accelerated()
+        if reason is not None:
+            log.warning("%s.fit runs scikit-learn's own loop: %s", type(self).__name__, reason)
+        return reason is None
+
     def _why_not_accelerated(self) -> str | None:
         """Return why the kernels must not replace scikit-learn's loop, or None."""
+        if (self.loss, self.out_activation_) not in _CANONICAL:
+            return f"out_activation_ is {self.out_activation_!r}, with which the kernels have no loss {self.loss!r}"
         for cls in type(self).__mro__:
             if cls in (MLPClassifier, MLPRegressor):
                 return None
@@ -226,13 +255,17 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         layer_units: Any,
     ) -> None:
         """Run scikit-learn's driver; what it hands through as ``activations`` is the evaluator, made once."""
-        from threadpoolctl import threadpool_limits
-
-        evaluator = _LossAndGradient(self, X, y, sample_weight, np.dtype(np.float64))
-        with threadpool_limits(1, user_api="blas"):
-            super()._fit_lbfgs(
-                X, y, sample_weight, evaluator, deltas, coef_grads, intercept_grads, layer_units
-            )
+        buffers = deltas, coef_grads, intercept_grads, layer_units
+        if not self._accelerated():
+            super()._fit_lbfgs(X, y, sample_weight, activations, *buffers)
+            return
+        layout = Layout(tuple(layer_units))
+        self._parameters(layout)
+        evaluator = _LossAndGradient(self, layout, X, y, sample_weight, np.dtype(np.float64))
+        with _one_blas_thread:
+            super()._fit_lbfgs(X, y, sample_weight, evaluator, *buffers)
+        outputs = np.result_type(X.dtype, evaluator.point_dtype)
+        self.loss_ = type(_loss_of_one(self, y, sample_weight, outputs))(self.loss_)
 
     def _loss_grad_lbfgs(
         self,
@@ -246,10 +279,13 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         intercept_grads: Any,
     ) -> tuple[np.float64, NDArray[Any]]:
         """Return the loss and its gradient by the packed parameters."""
+        if self._why_not_accelerated() is not None:
+            buffers = activations, deltas, coef_grads, intercept_grads
+            return super()._loss_grad_lbfgs(packed_coef_inter, X, y, sample_weight, *buffers)
         self._unpack(packed_coef_inter)
         evaluator = activations
         if not isinstance(evaluator, _LossAndGradient):
-            evaluator = _LossAndGradient(self, X, y, sample_weight, packed_coef_inter.dtype)
+            evaluator = _LossAndGradient(self, self._layout(), X, y, sample_weight, packed_coef_inter.dtype)
         return evaluator(packed_coef_inter)
 
     # ----------------------------------------------------------------------------------- to and from scikit-learn
@@ -288,26 +324,27 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
                 f"estimator is a {type(estimator).__name__}; pass a scikit-learn {original_class(cls).__name__}"
             )
         params = {**estimator.get_params(deep=False), "backend": backend, "n_threads": n_threads, "progress": progress}
-        return _copy_state(estimator, cls(**params), set())  # type: ignore[no-any-return]
+        return _copy_state(estimator, cls(**params), set())
 
 
 class _Epochs:
     """Epochs of an estimator's stochastic solver over the kernels."""
 
     def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any) -> None:
-        self.estimator = estimator
-        self.parameters = [*estimator.coefs_, *estimator.intercepts_]
+        self.estimator, layout = estimator, estimator._layout()
+        self.parameters = estimator._parameters(layout)
         dtype = _kernel_dtype(X, self.parameters)
-        data = as_features(X, dtype, check=False)
+        data = as_features(X, dtype, layout.layer_sizes[0], check=False)
         self.n_samples = n = n_samples(data)
         self.batch_size = _batch_size(estimator.batch_size, n)
         self.order = np.arange(n, dtype=int)
-        data.update(_targets(y, dtype, estimator.out_activation_))
+        data.update(_targets(y, dtype, layout.layer_sizes[-1], estimator.out_activation_))
         self.weights = None if sample_weight is None else np.asarray(sample_weight, np.float64)
         data["sample_weight"] = _weight_column(sample_weight, dtype)
-        self.loss_type = _loss_type(estimator, X, y, sample_weight, dtype)
+        length = n if estimator.batch_size == "auto" else np.int64(self.batch_size)  # as NumPy's clip returns it
+        self.loss_type = type(_loss_of_one(estimator, y, sample_weight, dtype) * length)
         self.flat = _flat(self.parameters, dtype)
-        self.moments = _moments(estimator._optimizer, dtype)
+        self.moments = _moments(estimator._optimizer, self.parameters, dtype)
         self.rule = _as_rule(estimator._optimizer)
         self.run_ = self._make_run(data)
 
@@ -328,7 +365,7 @@ class _Epochs:
         )
         return Run(backend, plan, buffers, estimator.n_threads or 1)
 
-    def run(self) -> np.floating[Any]:
+    def run(self) -> Any:
         """Run one epoch and return its loss."""
         estimator = self.estimator
         if estimator.shuffle:
@@ -352,7 +389,7 @@ class _Epochs:
                 estimator._optimizer.learning_rate = table["rate"][done - 1]
         data_loss, penalty = self.run_.take_losses()
         if estimator.loss == "squared_error":  # scikit-learn's loss is the mean over the outputs, its gradient the sum
-            data_loss /= estimator.n_outputs_
+            data_loss /= estimator._layout().layer_sizes[-1]
         return self.loss_type((data_loss + penalty) / self.n_samples)
 
     def _rates(self, t: int, n_steps: int) -> dict[str, Any]:
@@ -371,7 +408,7 @@ class _Epochs:
                 if np.may_share_memory(array, view):
                     continue
                 if array.flags.writeable:
-                    array[...] = view
+                    np.copyto(array, view, casting="same_kind")
                 else:  # memory-mapped: the estimator gets an array of its own
                     arrays[position] = view.astype(array.dtype)
         self.estimator.coefs_[:] = self.parameters[: layout.n_layers]
@@ -385,13 +422,17 @@ class _Epochs:
 class _LossAndGradient:
     """Loss and gradient over all samples, block by block, for L-BFGS."""
 
-    def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any, dtype: np.dtype[Any]) -> None:
-        data = as_features(X, dtype, check=False)
+    def __init__(
+        self, estimator: Any, layout: Layout, X: Any, y: Any, sample_weight: Any, dtype: np.dtype[Any]
+    ) -> None:
+        n_inputs, n_outputs = layout.layer_sizes[0], layout.layer_sizes[-1]
+        data = as_features(X, dtype, n_inputs, check=False)
         n = n_samples(data)
-        data.update(_targets(y, dtype, estimator.out_activation_))
+        data.update(_targets(y, dtype, n_outputs, estimator.out_activation_))
         data["sample_weight"] = _weight_column(sample_weight, dtype)
-        self.n_averaged = estimator.n_outputs_ if estimator.loss == "squared_error" else 1
-        layout, backend = estimator._layout(), kernels.backend(estimator.backend)
+        self.n_averaged = n_outputs if estimator.loss == "squared_error" else 1
+        self.point_dtype = dtype
+        backend = kernels.backend(estimator.backend)
         self.params, self.grads = aligned_empty(layout.size, dtype), aligned_empty(layout.size, dtype)
         form = Data(is_sparse(data), bool(data["classes"].size), sample_weight is not None)
         codes = estimator._activations(layout), estimator._loss_code()
@@ -400,7 +441,7 @@ class _LossAndGradient:
         buffers = run_buffers(plan, backend.scratch_size(plan.rows, plan.batch_size), data, state)
         self.run = Run(backend, plan, buffers, estimator.n_threads or 1)
         self.order = np.arange(n, dtype=np.int64)
-        scale = 1 / (n if sample_weight is None else float(np.sum(sample_weight)))
+        scale = batch_scales(n, n, sample_weight)["grad_scale"]
         n_blocks = -(-n // plan.batch_size)
         first = np.arange(n_blocks) == 0  # the first block overwrites the gradient and takes the penalty
         values = {"grad_scale": scale, "loss_scale": scale, "keep": ~first, "l2": estimator.alpha * first}
@@ -408,16 +449,40 @@ class _LossAndGradient:
 
     def __call__(self, packed: NDArray[Any]) -> tuple[np.float64, NDArray[Any]]:
         self.params[...] = packed
+        self.point_dtype = packed.dtype  # SciPy may keep that of the initial point
         self.run.steps(self.order, self.table)
         data_loss, penalty = self.run.take_losses()
         return np.float64(data_loss / self.n_averaged + penalty), self.grads.copy()
 
 
+class _OneBlasThread:
+    """One BLAS thread while any thread is inside: limits of threadpoolctl that overlap would outlast each other."""
+
+    def __init__(self) -> None:
+        self.lock, self.n_inside = threading.Lock(), 0
+        self.limits: Any = None
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.n_inside == 0:
+                self.limits = threadpool_limits(1, user_api="blas")
+            self.n_inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.n_inside -= 1
+            if self.n_inside == 0:
+                self.limits.restore_original_limits()
+
+
+_one_blas_thread = _OneBlasThread()
+
+
 class MLPClassifier(_KernelMLP, original.MLPClassifier):
     """scikit-learn's `sklearn.neural_network.MLPClassifier`, trained by fastbp's kernels.
 
-    Every parameter, attribute and method is scikit-learn's; with the same ``random_state`` the numbers agree to rounding.
-    Three parameters, by keyword only, are new.
+    Every parameter, attribute and method is scikit-learn's; with the same ``random_state`` the numbers agree to
+    rounding. Three parameters, by keyword only, are new.
 
     Parameters
     ----------
@@ -503,8 +568,8 @@ beta_1, beta_2, epsilon, n_iter_no_change, max_fun
 class MLPRegressor(_KernelMLP, original.MLPRegressor):
     """scikit-learn's `sklearn.neural_network.MLPRegressor`, trained by fastbp's kernels.
 
-    Every parameter, attribute and method is scikit-learn's; with the same ``random_state`` the numbers agree to rounding.
-    Three parameters, by keyword only, are new.
+    Every parameter, attribute and method is scikit-learn's; with the same ``random_state`` the numbers agree to
+    rounding. Three parameters, by keyword only, are new.
 
     Parameters
     ----------
@@ -618,15 +683,16 @@ def _kernel_dtype(X: Any, parameters: list[NDArray[Any]]) -> np.dtype[Any]:
 def _flat(arrays: list[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return arrays as one flat buffer: without a copy where they lie side by side in one already."""
     base = arrays[0].base
-    if isinstance(base, np.ndarray) and base.ndim == 1 and base.dtype == dtype and base.flags.c_contiguous:
+    if isinstance(base, np.ndarray) and base.ndim == 1 and base.flags.c_contiguous:
         start = end = _address(arrays[0])
         for array in arrays:
-            if not (array.base is base and array.flags.carray and _address(array) == end):
+            fits = array.base is base and array.dtype == dtype and array.flags.carray
+            if not (fits and _address(array) == end):
                 break
             end += array.nbytes
         else:
-            first = (start - _address(base)) // dtype.itemsize
-            return base[first : first + (end - start) // dtype.itemsize]
+            first = start - _address(base)
+            return base.view(np.uint8)[first : first + end - start].view(dtype)
     flat = aligned_empty(sum(array.size for array in arrays), dtype)
     np.concatenate([array.ravel() for array in arrays], out=flat, casting="same_kind")
     return flat
@@ -643,8 +709,19 @@ def _moment_names(optimizer: AdamOptimizer | SGDOptimizer) -> dict[str, str]:
     return {"m": "velocities"} if optimizer.momentum else {}
 
 
-def _moments(optimizer: AdamOptimizer | SGDOptimizer, dtype: np.dtype[Any]) -> dict[str, NDArray[Any]]:
-    return {name: _flat(getattr(optimizer, kept), dtype) for name, kept in _moment_names(optimizer).items()}
+def _moments(
+    optimizer: AdamOptimizer | SGDOptimizer, parameters: list[NDArray[Any]], dtype: np.dtype[Any]
+) -> dict[str, NDArray[Any]]:
+    """Return the kernels' moments, flat, if they belong to these parameters."""
+    moments = {name: getattr(optimizer, kept) for name, kept in _moment_names(optimizer).items()}
+    wanted = [array.shape for array in parameters]
+    for arrays in moments.values():
+        if [array.shape for array in arrays] != wanted:
+            raise ValueError(
+                f"coefs_ and intercepts_ have shapes {wanted}, but the optimizer began with others; "
+                "call fit instead of partial_fit to begin anew"
+            )
+    return {name: _flat(arrays, dtype) for name, arrays in moments.items()}
 
 
 def _as_rule(optimizer: AdamOptimizer | SGDOptimizer) -> Optimizer:
@@ -655,11 +732,17 @@ def _as_rule(optimizer: AdamOptimizer | SGDOptimizer) -> Optimizer:
     return SGD(optimizer.learning_rate_init, optimizer.momentum, optimizer.nesterov)
 
 
-def _targets(y: Any, dtype: np.dtype[Any], output: str) -> dict[str, NDArray[Any]]:
-    """Return validated targets as a run's buffers: class numbers for exclusive classes, else a matrix."""
-    y = y if y.ndim == 2 else y.reshape(-1, 1)
-    if output == "softmax" and (np.count_nonzero(y, axis=1) == 1).all() and y.dtype == bool:
-        return {"y": np.empty((0, y.shape[1]), dtype), "classes": y.argmax(axis=1)}
+def _targets(y: Any, dtype: np.dtype[Any], n_outputs: int, output: str) -> dict[str, NDArray[Any]]:
+    """Return validated targets as a run's buffers: class numbers for exclusive classes, else a matrix.
+
+    One column beside several outputs, as a warm start may bring it, stands for all of them: scikit-learn's difference
+    of outputs and targets broadcasts.
+    """
+    if y.dtype.kind not in "biuf":
+        raise TypeError(f"y has dtype {y.dtype}; pass numbers")
+    y = np.broadcast_to(y, (len(y), n_outputs))
+    if output == "softmax" and y.dtype == bool and (np.count_nonzero(y, axis=1) == 1).all():
+        return {"y": np.empty((0, n_outputs), dtype), "classes": y.argmax(axis=1)}
     return {"y": np.ascontiguousarray(y, dtype=dtype), "classes": np.empty(0, np.int64)}
 
 
@@ -669,18 +752,11 @@ def _weight_column(sample_weight: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(sample_weight, dtype=dtype).reshape(-1, 1)
 
 
-def _loss_type(
-    estimator: Any, X: Any, y: NDArray[Any], sample_weight: NDArray[Any] | None, dtype: np.dtype[Any]
-) -> type[np.floating[Any]]:
-    """Return the type of scikit-learn's losses: what NumPy makes of outputs, targets, weights and batch lengths."""
-    dtypes = [dtype, y.dtype]
-    if estimator.out_activation_ == "logistic":  # 1 - y turns booleans into integers
-        dtypes.append(np.dtype(int))
-    if estimator.batch_size != "auto" or isinstance(X.shape[0], np.integer):  # lengths are NumPy integers
-        dtypes.append(np.dtype(int))
-    if sample_weight is not None:
-        dtypes.append(sample_weight.dtype)
-    return np.result_type(*dtypes).type  # type: ignore[no-any-return]
+def _loss_of_one(estimator: Any, y: NDArray[Any], sample_weight: NDArray[Any] | None, dtype: np.dtype[Any]) -> Any:
+    """Return scikit-learn's loss of one sample, outputs of ``dtype``: for the type of the losses that it reports."""
+    name = "binary_log_loss" if estimator._loss_code() == Loss.BINARY_CROSS_ENTROPY else estimator.loss
+    weight = None if sample_weight is None else np.ones(1, sample_weight.dtype)
+    return LOSS_FUNCTIONS[name](y[:1], np.full((1, y.shape[1]), 0.5, dtype), weight)
 
 
 def _batch_size(batch_size: int | str, n: int) -> int:

@@ -88,7 +88,7 @@ def save(model: Any, path: str | os.PathLike[str], *, preprocessing: Preprocessi
         If the model is of another class (a subclass too: what it adds would be lost) or holds something that a
         file cannot.
     ValueError
-        If an estimator's arrays do not fit together.
+        If an estimator's arrays, or the model and its preprocessing, do not fit together.
     OSError
         If the file cannot be written.
 
@@ -106,6 +106,8 @@ def save(model: Any, path: str | os.PathLike[str], *, preprocessing: Preprocessi
     """
     if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
         raise TypeError(f"preprocessing is a {type(preprocessing).__name__}; pass a Preprocessing, or None")
+    _check_preprocessing(preprocessing, model)
+    content: dict[str, Any]
     if type(model) is Network:
         content, tensors = {"kind": "network", "network": _network_content(model)}, _network_tensors(model)
     elif type(model) is Trainer:
@@ -156,6 +158,7 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
         model = _DECODERS[content["kind"]](content, tensors)
         kept = content["preprocessing"]
         preprocessing = None if kept is None else Preprocessing.from_content(kept)
+        _check_preprocessing(preprocessing, model)
         written_by = {str(name): str(version) for name, version in content["written_by"].items()}
     except _MALFORMED as error:
         raise ModelFileError(
@@ -163,6 +166,14 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
             "pass a file that fastbp.save or `fastbp train` wrote"
         ) from error
     return ModelFile(model, preprocessing, written_by, sha256)
+
+
+def _check_preprocessing(preprocessing: Preprocessing | None, model: Any) -> None:
+    """Refuse preprocessing that does not make the model's inputs."""
+    network = getattr(model, "network", model)
+    n_inputs = network.layer_sizes[0] if isinstance(network, Network) else getattr(model, "n_features_in_", None)
+    if preprocessing is not None and preprocessing.n_inputs != n_inputs:
+        raise ValueError(f"the preprocessing makes {preprocessing.n_inputs} inputs, but the model takes {n_inputs}")
 
 
 def _versions() -> dict[str, str]:
@@ -256,7 +267,12 @@ def _encode_trainer(trainer: Trainer) -> tuple[dict[str, Any], dict[str, NDArray
     coded = encoder.value(state, "trainer")
     moments = _layers(network.layout, trainer.m, "m.") | _layers(network.layout, trainer.v, "v.")
     tensors = {**_network_tensors(network), **moments, **encoder.tensors}
-    described = {"kind": "trainer", "network": _network_content(network), "trainer": coded, "objects": encoder.objects}
+    described = {
+        "kind": "trainer",
+        "network": _network_content(network),
+        "trainer": coded,
+        "objects": encoder.objects,
+    }
     return described, tensors
 
 
@@ -271,7 +287,9 @@ def _optimizer_content(optimizer: Optimizer) -> dict[str, Any]:
 def _decode_trainer(content: dict[str, Any], tensors: Tensors) -> Trainer:
     network = _decode_network(content, tensors)
     state = Decoder(content["objects"], tensors).value(content["trainer"])
-    settings = dict(state["optimizer"])
+    settings, random_state = dict(state["optimizer"]), state["random_state"]
+    if not isinstance(random_state, np.random.Generator):
+        raise TypeError(f"random_state is {random_state!r}")
     trainer = Trainer(
         network,
         loss=state["loss"],
@@ -279,7 +297,7 @@ def _decode_trainer(content: dict[str, Any], tensors: Tensors) -> Trainer:
         batch_size=state["batch_size"],
         backend=_available(state["backend"]),
         n_threads=state["n_threads"],
-        random_state=state["random_state"],
+        random_state=random_state,
     )
     if type(state["step"]) is not int or state["step"] < 0:
         raise ValueError(f"step is {state['step']!r}")

@@ -45,13 +45,13 @@ def write(path: str | os.PathLike[str], content: dict[str, Any], tensors: dict[s
     OSError
         If the file cannot be written; what lay there before stays.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors = {name: np.asarray(array, array.dtype.newbyteorder("="), order="C") for name, array in tensors.items()}
     digest = _digest(content, tensors)
     head = {"format": FORMAT, "version": VERSION, "sha256": digest, "content": content}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, {_KEY: _json(head)})
+        temporary.write_bytes(save(tensors, {_KEY: _json(head)}))
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArray[Any]], str]:
@@ -91,7 +91,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArra
     digest = _digest(head["content"], tensors)
     if digest != head["sha256"]:
         raise ModelFileError(
-            f"{path} is damaged: its content has the SHA-256 {digest[:16]}..., but {str(head['sha256'])[:16]}... "
+            f"{path} is damaged: its content has the SHA-256 {digest[:16]}..., but {head['sha256'][:16]}... "
             "was written; get the file again, or train anew"
         )
     return head["content"], tensors, digest
@@ -119,13 +119,15 @@ def _head(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise ModelFileError(f"{path} is of another format than {FORMAT!r}; {foreign}")
     version = head.get("version")
-    if type(version) is not int or version < 1 or not isinstance(head.get("content"), dict):
-        raise ModelFileError(f"{path} is damaged: its description lacks version or content; get it again")
+    if type(version) is not int or version < 1:
+        raise ModelFileError(f"{path} is damaged: its description has no version; get it again")
     if version > VERSION:
         raise ModelFileError(
             f"{path} has format version {version}, but this fastbp reads versions up to {VERSION}; "
             "upgrade with: pip install --upgrade fastbp"
         )
+    if not isinstance(head.get("content"), dict) or not isinstance(head.get("sha256"), str):
+        raise ModelFileError(f"{path} is damaged: its description lacks content or hash; get it again")
     return head
 
 
@@ -146,10 +148,10 @@ def _digest(content: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> str:
     digest.update(_json([content, table]).encode())
     for name in sorted(tensors):
         little_endian = tensors[name].astype(tensors[name].dtype.newbyteorder("<"), copy=False)
-        digest.update(little_endian.reshape(-1).view(np.uint8))
+        digest.update(little_endian.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
 def _json(value: Any) -> str:
-    """Return the one JSON text that stands for a value."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """Return the one JSON text that stands for a value, with the keys in their order."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Columns = Mapping[str, NDArray[Any]]
-"""A table: names and columns of one length. Numbers are NumPy's numbers or booleans; text is objects, None if missing."""
+"""A table: names, and columns of one length. Numbers and booleans are NumPy's; text is objects, None if missing."""
 
 TASKS = ("classification", "regression")
 
@@ -44,7 +44,10 @@ class Scale:
             If the numbers are too large for their squares to be added up.
         """
         with np.errstate(over="ignore"):
-            mean, deviation = float(np.mean(values, dtype=np.float64)), float(np.std(values, dtype=np.float64))
+            mean, deviation = (
+                float(np.mean(values, dtype=np.float64)),
+                float(np.std(values, dtype=np.float64)),
+            )
         if not math.isfinite(deviation):
             raise ValueError(f"column {name!r} holds numbers up to {np.max(np.abs(values))}; scale it down")
         rounding = 10 * np.finfo(np.float64).eps * abs(mean)
@@ -95,7 +98,7 @@ class Preprocessing:
     --------
     >>> import numpy as np
     >>> from fastbp.preprocessing import Preprocessing
-    >>> table = {"size": np.array([1.0, 3.0]), "colour": np.array(["red", "blue"], object), "price": np.array([5.0, 9.0])}
+    >>> table = {"size": np.array([1.0, 3.0]), "colour": np.array(["red", "blue"], object), "price": np.array([5, 9])}
     >>> rule = Preprocessing.fit(table, "price", "regression")
     >>> rule.transform(table)
     array([[-1.,  0.,  1.],
@@ -188,8 +191,10 @@ class Preprocessing:
         return values.astype(str) if values.dtype.kind == "O" else values
 
     def restore(self, predictions: NDArray[Any]) -> NDArray[Any]:
-        """Return a model's predictions in the target's own unit."""
-        return predictions if self.target.scale is None else self.target.scale.undo(predictions.astype(np.float64))
+        """Return a model's predictions in the target's own unit, in their dtype."""
+        if self.target.scale is None:
+            return predictions
+        return self.target.scale.undo(predictions.astype(np.float64)).astype(predictions.dtype)
 
     def to_content(self) -> dict[str, Any]:
         """Return what JSON can hold."""
@@ -284,7 +289,8 @@ def _check_target(columns: Columns, target: str, task: str) -> None:
         if values.dtype.kind == "f" and (values != np.round(values)).any():
             raise ValueError(f"the target {target!r} holds decimal numbers, no classes; use --task regression")
         if len(set(values.tolist())) < 2:
-            raise ValueError(f"the target {target!r} is {values[0]!r} in every row; there is nothing to tell apart")
+            (only,) = set(values.tolist())
+            raise ValueError(f"the target {target!r} is {only!r} in every row; there is nothing to tell apart")
 
 
 def _fit_feature(name: str, values: NDArray[Any], as_text: bool) -> Feature:

@@ -90,7 +90,9 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     columns: dict[str, NDArray[Any]] = {}
     for name, array in arrays.items():
         if array.ndim not in (1, 2):
-            raise ValueError(f"array {name!r} in {path} has shape {array.shape}; save arrays of shape (n,) or (n, columns)")
+            raise ValueError(
+                f"array {name!r} in {path} has shape {array.shape}; save arrays of shape (n,) or (n, columns)"
+            )
         columns |= {name: array} if array.ndim == 1 else {f"{name}[{i}]": array[:, i] for i in range(array.shape[1])}
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
@@ -105,7 +107,9 @@ def _read_csv(path: Path, text: Iterable[str], separator: str) -> Any:
     except (ValueError, UnicodeError, EOFError, OSError) as error:  # pandas' own errors are ValueErrors
         raise ValueError(f"{path} cannot be read as CSV ({' '.join(str(error).split())}); correct the file") from error
     if len(frame.columns) == 1 and any(other in frame.columns[0] for other in ";\t|"):
-        raise ValueError(f"{path} has one column, {frame.columns[0]!r}; pass --separator if its values are not parted by commas")
+        raise ValueError(
+            f"{path} has one column, {frame.columns[0]!r}; pass --separator if its values are not parted by commas"
+        )
     return frame
 
 
@@ -155,8 +159,8 @@ def _as_text(name: Any, values: Any, missing: NDArray[np.bool_]) -> NDArray[Any]
     for value, gone in zip(items, missing, strict=True):
         if not gone and not isinstance(value, str | bool | int | float):
             raise ValueError(
-                f"column {name!r} holds objects such as {value!r}, neither numbers nor text; convert it, or leave it out "
-                f"with --exclude {name}"
+                f"column {name!r} holds objects such as {value!r}, neither numbers nor text; convert it, or leave "
+                f"it out with --exclude {name}"
             )
     texts = np.empty(len(items), object)
     texts[:] = [None if gone else str(value) for value, gone in zip(items, missing, strict=True)]

@@ -93,18 +93,17 @@ def train(
     part = _rows(columns, training)
     preprocessing = Preprocessing.fit(part, target, task, categorical=categorical)
     model = _estimator(task, parameters)
-    seconds = _fit(model, preprocessing.transform(part, dtype), preprocessing.targets(part))
+    seconds = fit_to_the_end(model, preprocessing.transform(part, dtype), preprocessing.targets(part))
     score = baseline = None
     if len(held_out):
         rest = _rows(columns, held_out)
-        score = _score(predict(model, preprocessing, rest, dtype)[0], rest[target], task)
+        found = measure(predict(model, preprocessing, rest)[0], preprocessing, rest)
+        score = None if found is None else found[1]
         baseline = _most_frequent(part[target], rest[target]) if task == "classification" else None
     return Trained(model, preprocessing, reason, len(training), len(held_out), seconds, score, baseline)
 
 
-def predict(
-    model: Any, preprocessing: Preprocessing | None, columns: Columns, dtype: Any = None
-) -> tuple[NDArray[Any], NDArray[Any]]:
+def predict(model: Any, preprocessing: Preprocessing | None, columns: Columns) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return a model's predictions for a table, and the matrix that the model took.
 
     Parameters
@@ -113,8 +112,6 @@ def predict(
     preprocessing : Preprocessing or None
         None: the columns are the inputs, in their order or by the names that the model knows.
     columns : mapping of str to ndarray of shape (n,)
-    dtype : optional
-        Of the matrix; left out, that of the model's weights.
 
     Returns
     -------
@@ -126,8 +123,7 @@ def predict(
     ValueError
         If columns are missing or do not hold what the model was trained on.
     """
-    if dtype is None:
-        dtype = model.dtype if hasattr(model, "dtype") else model.coefs_[0].dtype
+    dtype = model.dtype if hasattr(model, "dtype") else model.coefs_[0].dtype
     if preprocessing is not None:
         X = preprocessing.transform(columns, dtype)
         return preprocessing.restore(model.predict(X)), X
@@ -137,7 +133,7 @@ def predict(
         return model.predict(X), X
 
 
-def score(predictions: NDArray[Any], preprocessing: Preprocessing, columns: Columns) -> tuple[str, float, int] | None:
+def measure(predictions: NDArray[Any], preprocessing: Preprocessing, columns: Columns) -> tuple[str, float, int] | None:
     """Return how good predictions are where the table knows the answers.
 
     Returns
@@ -188,8 +184,14 @@ def _estimator(task: str, parameters: dict[str, Any]) -> Any:
     return (MLPClassifier if task == "classification" else MLPRegressor)(**parameters)
 
 
-def _fit(model: Any, X: NDArray[Any], y: NDArray[Any]) -> float:
-    """Fit a model and return the seconds that it took; an interrupted fit raises instead of warning."""
+def fit_to_the_end(model: Any, X: NDArray[Any], y: NDArray[Any]) -> float:
+    """Fit an estimator for as many epochs as it has, and return the seconds that it took.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C, where `fit` itself warns and keeps what it has.
+    """
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():

@@ -34,7 +34,12 @@ def run(*command: object, **environment: str) -> str:
     """Run a program far from the checkout and return what it printed."""
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [str(part) for part in command], env={**clean, **environment}, capture_output=True, text=True, check=False, cwd=Path.cwd().anchor
+        [str(part) for part in command],
+        env={**clean, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path.cwd().anchor,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout

@@ -1,0 +1,132 @@
+"""What a model file holds, in words and numbers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from . import io
+from .network import Network
+from .optimizers import OPTIMIZERS, Optimizer
+from .preprocessing import Preprocessing
+from .trainer import Trainer
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what a model file holds, after its hash was verified.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+
+    Returns
+    -------
+    dict
+        What JSON can hold: ``kind, layers, n_parameters, dtype, optimizer, training, preprocessing, sha256, bytes,
+        written_by``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ModelFileError
+        As for `fastbp.load`.
+    """
+    file = io.read(path)
+    model = file.model
+    if isinstance(model, Network | Trainer):
+        described = _describe_network(model.network if isinstance(model, Trainer) else model)
+        if isinstance(model, Trainer):
+            described |= _describe_training(model)
+    else:
+        described = _describe_estimator(model)
+    preprocessing = None if file.preprocessing is None else _describe_preprocessing(file.preprocessing)
+    return {
+        "file": str(path),
+        "kind": type(model).__name__,
+        **described,
+        "preprocessing": preprocessing,
+        "sha256": file.sha256,
+        "bytes": Path(path).stat().st_size,
+        "written_by": file.written_by,
+    }
+
+
+def _describe_network(network: Network) -> dict[str, Any]:
+    activations = [activation.name.lower() for activation in network.activations]
+    return {
+        "layers": _layers(network.layer_sizes, activations, bias=network.bias),
+        "n_parameters": network.n_parameters,
+        "dtype": str(network.dtype),
+    }
+
+
+def _describe_training(trainer: Trainer) -> dict[str, Any]:
+    return {
+        "optimizer": _describe_optimizer(trainer.optimizer),
+        "training": {"loss": trainer.loss, "batch_size": trainer.batch_size, "steps_done": trainer.step},
+    }
+
+
+def _describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
+    name = next(name for name, cls in OPTIMIZERS.items() if type(optimizer) is cls)
+    return {"kind": name, **{field.name: getattr(optimizer, field.name) for field in fields(optimizer)}}  # type: ignore[arg-type]
+
+
+_SOLVER_PARAMETERS = {
+    "adam": ("learning_rate_init", "beta_1", "beta_2", "epsilon"),
+    "sgd": ("learning_rate_init", "learning_rate", "momentum", "nesterovs_momentum"),
+    "lbfgs": ("max_fun",),
+}
+
+
+def _describe_estimator(estimator: Any) -> dict[str, Any]:
+    names = _SOLVER_PARAMETERS.get(estimator.solver, ())
+    described = {
+        "optimizer": {"kind": estimator.solver, **{name: _plain(getattr(estimator, name)) for name in names}},
+        "training": {
+            "loss": estimator.loss,
+            "batch_size": estimator.batch_size,
+            "alpha": _plain(estimator.alpha),
+        },
+    }
+    if not hasattr(estimator, "coefs_"):
+        return {"layers": [], "n_parameters": 0, "dtype": None, **described}
+    sizes = [len(estimator.coefs_[0]), *(W.shape[1] for W in estimator.coefs_)]
+    activations = [*[estimator.activation] * (len(sizes) - 2), estimator.out_activation_]
+    described["training"] |= {"epochs_done": int(estimator.n_iter_), "final_loss": _plain(estimator.loss_)}
+    classes = {"classes": _plain(estimator.classes_)} if hasattr(estimator, "classes_") else {}
+    layers = _layers(sizes, activations, bias=True)
+    n_parameters = sum(layer["parameters"] for layer in layers)
+    return {
+        "layers": layers,
+        "n_parameters": n_parameters,
+        "dtype": str(estimator.coefs_[0].dtype),
+        **classes,
+        **described,
+    }
+
+
+def _layers(sizes: Any, activations: list[str], *, bias: bool) -> list[dict[str, Any]]:
+    return [
+        {"inputs": i, "outputs": o, "activation": activation, "parameters": i * o + o * bias}
+        for i, o, activation in zip(sizes[:-1], sizes[1:], activations, strict=True)
+    ]
+
+
+def _describe_preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
+    features = preprocessing.features
+    return {
+        "target": preprocessing.target.name,
+        "task": preprocessing.target.task,
+        "n_inputs": preprocessing.n_inputs,
+        "numbers": [feature.name for feature in features if feature.scale is not None],
+        "categories": {feature.name: len(feature.categories) for feature in features if feature.scale is None},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy value as Python's, for JSON."""
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -1,0 +1,887 @@
+"""What users do with scikit-learn's estimators, done with fastbp's: the same results, warnings and errors."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import logging
+import os
+import pickle
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import parity
+import pytest
+import scipy.sparse
+import sklearn.neural_network
+from conftest import only_kernels
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from threadpoolctl import threadpool_info
+
+import fastbp
+from fastbp import estimators
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+RNG = np.random.RandomState(5)
+X = RNG.uniform(-1, 1, (40, 6))
+Y = np.array(["a", "b", "c"])[(X @ RNG.standard_normal((6, 3))).argmax(axis=1)]
+VALUES = X @ RNG.standard_normal((6, 2))
+
+Action = Callable[[Any], Any]
+Agree = Callable[..., None]
+
+
+@pytest.fixture
+def agree(compiled: str) -> Agree:
+    """Run an action on scikit-learn's estimators and, with scikit-learn's loops forbidden, on fastbp's; compare."""
+
+    def check(action: Action, tolerance: float = 1e-9) -> None:
+        theirs, expected = _listen(action, sklearn.neural_network)
+        with only_kernels():
+            ours, got = _listen(action, fastbp)
+        assert ours.error == theirs.error
+        assert ours.warned == theirs.warned
+        parity.assert_agrees(got, expected, tolerance)
+
+    return check
+
+
+def _listen(action: Action, library: Any) -> tuple[parity.Observation, Any]:
+    seen, result = parity.Observation(), None
+    with parity.listening(seen):
+        result = action(library)
+    return seen, result
+
+
+def classifier(library: Any, **params: Any) -> Any:
+    defaults = {"hidden_layer_sizes": (8,), "max_iter": 5, "batch_size": 16, "random_state": 0}
+    return library.MLPClassifier(**{**defaults, **params})
+
+
+def regressor(library: Any, **params: Any) -> Any:
+    defaults = {"hidden_layer_sizes": (8,), "max_iter": 5, "batch_size": 16, "random_state": 0}
+    return library.MLPRegressor(**{**defaults, **params})
+
+
+def learned(model: Any) -> list[NDArray[Any]]:
+    return [*model.coefs_, *model.intercepts_]
+
+
+# ------------------------------------------------------------------------------------------ parameters that users edit
+
+
+def _edit_in_place(model: Any) -> None:
+    model.coefs_[0][2] = 0.5
+    model.intercepts_[1] += 0.25
+
+
+def _replace(model: Any) -> None:
+    model.coefs_[1] = np.asfortranarray(model.coefs_[1] * 2)
+    model.intercepts_ = [np.zeros_like(b) for b in model.intercepts_]
+
+
+def _replace_by_single_precision(model: Any) -> None:
+    model.coefs_ = [W.astype(np.float32) for W in model.coefs_]
+
+
+def _tie_to_one_buffer(model: Any) -> None:
+    flat = np.concatenate([array.ravel() for array in learned(model)][::-1])
+    model.coefs_[0] = flat[-48:].reshape(6, 8)
+
+
+def _remove_units(model: Any) -> None:
+    model.coefs_ = [model.coefs_[0][:, ::2], model.coefs_[1][::2]]
+    model.intercepts_[0] = model.intercepts_[0][::2]
+
+
+EDITS = [_edit_in_place, _replace, _replace_by_single_precision, _tie_to_one_buffer, _remove_units]
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_prediction_honours_edited_parameters(edit: Callable[[Any], None], agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        model = classifier(library).fit(X, Y)
+        edit(model)
+        return model.predict_proba(X)
+
+    agree(action, 1e-6 if edit is _replace_by_single_precision else 1e-9)
+
+
+@pytest.mark.parametrize("edit", EDITS[:-1])
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_partial_fit_honours_edited_parameters(edit: Callable[[Any], None], solver: str, agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        model = classifier(library, solver=solver).fit(X, Y)
+        edit(model)
+        for _ in range(3):
+            model.partial_fit(X, Y)
+        return learned(model), model.loss_, model.predict_proba(X)
+
+    agree(action, 1e-5 if edit is _replace_by_single_precision else 1e-9)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+@pytest.mark.parametrize("edit", [_edit_in_place, _replace])
+def test_warm_start_honours_edited_parameters(edit: Callable[[Any], None], solver: str, agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        model = regressor(library, solver=solver, warm_start=True).fit(X, VALUES)
+        edit(model)
+        return learned(model.fit(X, VALUES)), model.loss_
+
+    agree(action)
+
+
+def test_warm_start_goes_on_after_units_are_removed(agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        model = classifier(library, warm_start=True).fit(X, Y)
+        _remove_units(model)
+        return learned(model.fit(X, Y)), model.predict_proba(X)
+
+    agree(action)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_parameters_are_updated_in_place(solver: str, compiled: str) -> None:
+    """An array that a user took from ``coefs_`` follows partial_fit, as in scikit-learn."""
+    model = classifier(fastbp, solver=solver).fit(X, Y)
+    taken, before = learned(model), copy.deepcopy(learned(model))
+    model.partial_fit(X, Y)
+    for array, now, then in zip(taken, learned(model), before, strict=True):
+        assert array is now
+        assert (now != then).any()
+
+
+def _cut_row(model: Any) -> None:
+    model.coefs_[0] = model.coefs_[0][:-1]
+
+
+def _cut_inner(model: Any) -> None:
+    model.coefs_[1] = model.coefs_[1][:-1]
+
+
+def _cut_bias(model: Any) -> None:
+    model.intercepts_[0] = model.intercepts_[0][:-1]
+
+
+def _flatten(model: Any) -> None:
+    model.coefs_[1] = model.coefs_[1].ravel()
+
+
+def _use_integers(model: Any) -> None:
+    model.coefs_[0] = np.ones((6, 8), int)
+
+
+@pytest.mark.parametrize("method", ["predict", "partial_fit", "fit"])
+@pytest.mark.parametrize("damage", [_cut_row, _cut_inner, _cut_bias, _flatten])
+def test_parameters_that_do_not_fit_are_refused(damage: Callable[[Any], None], method: str, compiled: str) -> None:
+    model = classifier(fastbp, warm_start=True).fit(X, Y)
+    coefs, intercepts, expected = list(model.coefs_), list(model.intercepts_), model.predict_proba(X)
+    damage(model)
+    with pytest.raises(ValueError, match=r"coefs_|features"):
+        getattr(model, method)(*((X,) if method == "predict" else (X, Y)))
+    model.coefs_, model.intercepts_ = coefs, intercepts
+    np.testing.assert_array_equal(model.predict_proba(X), expected)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_moments_that_do_not_fit_are_refused(solver: str, agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        model = classifier(library, solver=solver).fit(X, Y)
+        _remove_units(model)
+        with pytest.raises(ValueError, match=r"broadcast|optimizer"):
+            model.partial_fit(X, Y)
+        return model.fit(X, Y).predict_proba(X)
+
+    agree(action)
+
+
+def test_integer_parameters_predict_but_do_not_train(agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        model = classifier(library).fit(X, Y)
+        _use_integers(model)
+        with pytest.raises(TypeError):
+            model.partial_fit(X, Y)
+        return model.predict_proba(X)
+
+    agree(action)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_targets_of_another_width_in_a_warm_start(solver: str, agree: Agree) -> None:
+    """scikit-learn broadcasts one column over the outputs that there are, and refuses other numbers."""
+
+    def action(library: Any) -> Any:
+        model = regressor(library, solver=solver, warm_start=True).fit(X, VALUES)
+        model.fit(X, VALUES[:, 0])
+        return learned(model), model.loss_, model.predict(X)
+
+    if solver == "adam":
+        agree(action)
+
+    def wider(library: Any) -> None:
+        model = regressor(library, solver=solver, warm_start=True).fit(X, VALUES)
+        with pytest.raises(ValueError, match=r"broadcast|shape|reshape"):
+            model.fit(X, np.hstack([VALUES, VALUES]))
+
+    agree(wider)
+
+
+def test_layers_of_another_size_in_a_warm_start(agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        model = classifier(library, warm_start=True).fit(X, Y).set_params(hidden_layer_sizes=(5,))
+        return learned(model.fit(X, Y))
+
+    agree(action)
+
+
+@pytest.mark.parametrize("size", [5, 12])
+def test_layers_of_another_size_in_a_warm_start_of_lbfgs(size: int, compiled: str) -> None:
+    """scikit-learn refuses larger layers and, for smaller ones, optimises what lies first in its packed parameters."""
+    model = classifier(fastbp, solver="lbfgs", warm_start=True).fit(X, Y)
+    expected = model.predict_proba(X)
+    with pytest.raises(ValueError, match=rf"replace them by arrays of shapes \[\(6, {size}\)"):
+        model.set_params(hidden_layer_sizes=(size,)).fit(X, Y)
+    np.testing.assert_array_equal(model.predict_proba(X), expected)
+
+
+# ------------------------------------------------------------------------------------------------------ dtypes, inputs
+
+
+@pytest.mark.parametrize("first", ["float64", "float32"])
+@pytest.mark.parametrize("second", ["float64", "float32", "float16", "int64"])
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_dtypes_that_change_between_calls(first: str, second: str, solver: str, agree: Agree) -> None:
+    scaled = 3 * X
+
+    def action(library: Any) -> Any:
+        model = regressor(library, solver=solver).fit(scaled.astype(first), VALUES)
+        predicted = model.predict(scaled.astype(second))
+        for _ in range(2):
+            model.partial_fit(scaled.astype(second), VALUES)
+        return predicted, learned(model), model.predict(scaled.astype(first)), model.loss_curve_
+
+    agree(action, 1e-9 if first == "float64" else 1e-4)
+
+
+def _memory_mapped(array: NDArray[Any], folder: Path) -> NDArray[Any]:
+    np.save(folder / "array.npy", array)
+    return np.load(folder / "array.npy", mmap_mode="r")
+
+
+def _read_only(array: NDArray[Any], folder: Path) -> NDArray[Any]:
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+def _data_frame(array: NDArray[Any], folder: Path) -> Any:
+    return pytest.importorskip("pandas").DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])])
+
+
+FORMS: dict[str, Callable[[NDArray[Any], Path], Any]] = {
+    "integers": lambda array, folder: (9 * array).astype(np.int32),
+    "booleans": lambda array, folder: array > 0,
+    "float16": lambda array, folder: array.astype(np.float16),
+    "big-endian": lambda array, folder: array.astype(">f8"),
+    "big-endian float32": lambda array, folder: array.astype(">f4"),
+    "Fortran": lambda array, folder: np.asfortranarray(array),
+    "strided": lambda array, folder: np.repeat(array, 2, axis=1)[:, ::2],
+    "reversed": lambda array, folder: array[::-1, ::-1],
+    "read-only": _read_only,
+    "memory-mapped": _memory_mapped,
+    "list": lambda array, folder: array.tolist(),
+    "objects": lambda array, folder: array.astype(object),
+    "data frame": _data_frame,
+    "CSR": lambda array, folder: scipy.sparse.csr_array(np.where(array > 0, array, 0)),
+    "CSC": lambda array, folder: scipy.sparse.csc_matrix(np.where(array > 0, array, 0)),
+    "COO": lambda array, folder: scipy.sparse.coo_array(np.where(array > 0, array, 0)),
+    "CSR with doubled entries": lambda array, folder: _doubled(array),
+}
+
+
+def _doubled(array: NDArray[Any]) -> Any:
+    """Return a CSR matrix in which each entry stands twice, unsorted."""
+    n, width = array.shape
+    indices = np.tile(np.r_[np.arange(width)[::-1], np.arange(width)], n)
+    data = np.hstack([array[:, ::-1], array]).ravel()
+    return scipy.sparse.csr_matrix((data, indices, 2 * width * np.arange(n + 1)), array.shape)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_forms_of_input(form: str, solver: str, agree: Agree, tmp_path: Path) -> None:
+    data = FORMS[form](X, tmp_path)
+    before = _fingerprint(data)
+
+    def action(library: Any) -> Any:
+        model = classifier(library, solver=solver).fit(data, Y)
+        names = list(getattr(model, "feature_names_in_", []))
+        return learned(model), model.predict_proba(data), model.predict(data), names, model.n_features_in_
+
+    agree(action, 1e-5 if "32" in form else 1e-9 if solver == "adam" else 1e-6)
+    assert _fingerprint(data) == before
+
+
+def _fingerprint(data: Any) -> bytes:
+    """Return everything that a fit could change in its argument."""
+    out = io.BytesIO()
+    pickle.dump(data if isinstance(data, list) or hasattr(data, "tocsr") else np.asarray(data), out)
+    flags = repr(data.flags) if isinstance(data, np.ndarray) else ""
+    return out.getvalue() + flags.encode()
+
+
+TARGETS: dict[str, Any] = {
+    "list": Y.tolist(),
+    "objects": Y.astype(object),
+    "column": Y[:, None],
+    "floats": (Y == "a").astype(float),
+    "booleans": Y == "b",
+    "one class": np.zeros(len(Y), int),
+    "big integers": np.unique(Y, return_inverse=True)[1] + 2**40,
+    "int8": np.unique(Y, return_inverse=True)[1].astype(np.int8),
+    "multilabel": VALUES > 0,
+    "multilabel list": (VALUES > 0).astype(int).tolist(),
+    "multilabel, one column": (VALUES[:, :1] > 0).astype(int),
+    "sparse multilabel": scipy.sparse.csr_matrix((VALUES > 0).astype(int)),
+}
+
+
+@pytest.mark.parametrize("form", TARGETS)
+@pytest.mark.parametrize("params", [{}, {"early_stopping": True}, {"solver": "lbfgs"}], ids=str)
+def test_forms_of_classes(form: str, params: dict[str, Any], agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        model = classifier(library, **params).fit(X, TARGETS[form])
+        return learned(model), model.predict(X), model.predict_proba(X), model.classes_, model.loss_
+
+    agree(action, 1e-9 if params.get("solver") != "lbfgs" else 1e-6)
+
+
+def test_classes_in_a_series(agree: Agree) -> None:
+    pandas = pytest.importorskip("pandas")
+    for y in (pandas.Series(Y, dtype="category"), pandas.Series(Y), pandas.DataFrame({"target": Y})):
+        agree(lambda library, y=y: classifier(library).fit(X, y).predict(X))
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "poisson"])
+@pytest.mark.parametrize("kind", [">f4", "float16", "int32", "bool", "float64"])
+def test_forms_of_values(kind: str, loss: str, agree: Agree) -> None:
+    y = np.abs(3 * VALUES).astype(kind)
+
+    def action(library: Any) -> Any:
+        models = [regressor(library, loss=loss).fit(X.astype(dtype), y) for dtype in ("f8", "f4")]
+        return [(learned(model), model.predict(X), model.loss_curve_, model.best_loss_) for model in models]
+
+    agree(action, 1e-5)
+
+
+WEIGHTS: dict[str, Any] = {
+    "list": np.arange(1, 41).tolist(),
+    "integers": np.arange(40),
+    "float32": np.linspace(0, 1, 40, dtype=np.float32),
+    "number": 2.0,
+    "some negative": np.linspace(-0.1, 1, 40),
+    "tiny": np.full(40, 1e-3),
+    "zero": np.zeros(40),
+    "zero in one batch": (np.arange(40) >= 16).astype(float),
+    "NaN": np.full(40, np.nan),
+    "too short": np.ones(39),
+    "two columns": np.ones((40, 2)),
+}
+
+
+@pytest.mark.parametrize("form", WEIGHTS)
+@pytest.mark.parametrize("params", [{}, {"early_stopping": True}, {"solver": "lbfgs"}], ids=str)
+def test_forms_of_weights(form: str, params: dict[str, Any], agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        model = regressor(library, shuffle=False, **params).fit(X, VALUES, sample_weight=WEIGHTS[form])
+        return learned(model), model.loss_, model.predict(X)
+
+    agree(action, 1e-9 if params.get("solver") != "lbfgs" else 1e-6)
+
+
+# ---------------------------------------------------------------------------------------------- copies, other libraries
+
+
+def _bit_equal(model: Any, other: Any) -> None:
+    np.testing.assert_array_equal(model.predict_proba(X), other.predict_proba(X))
+    for ours, theirs in zip(learned(model), learned(other), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def _through_pickle(model: Any, folder: Path) -> Any:
+    return pickle.loads(pickle.dumps(model))
+
+
+def _through_joblib(model: Any, folder: Path) -> Any:
+    joblib.dump(model, folder / "model.joblib")
+    return joblib.load(folder / "model.joblib")
+
+
+def _through_memory_map(model: Any, folder: Path) -> Any:
+    joblib.dump(model, folder / "model.joblib")
+    return joblib.load(folder / "model.joblib", mmap_mode="r")
+
+
+def _go_on(model: Any) -> None:
+    model.fit(X, Y)
+    if not model.early_stopping:
+        model.partial_fit(X, Y)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+@pytest.mark.parametrize(
+    "through",
+    [_through_pickle, _through_joblib, _through_memory_map, lambda model, folder: copy.deepcopy(model)],
+    ids=["pickle", "joblib", "joblib memory-mapped", "deepcopy"],
+)
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_copies_predict_and_train_alike(
+    through: Callable[[Any, Path], Any], solver: str, early_stopping: bool, compiled: str, tmp_path: Path
+) -> None:
+    model = classifier(fastbp, solver=solver, early_stopping=early_stopping, warm_start=True).fit(X, Y)
+    other, before = through(model, tmp_path), copy.deepcopy(model)
+    _bit_equal(model, other)
+    _go_on(other)
+    _bit_equal(model, before)
+    _go_on(model)
+    _bit_equal(model, other)
+
+
+def test_clone_is_untrained_and_trains_alike(compiled: str) -> None:
+    model = classifier(fastbp, backend=compiled, n_threads=1).fit(X, Y)
+    other = clone(model)
+    assert other.get_params() == model.get_params()
+    assert not hasattr(other, "coefs_")
+    _bit_equal(other.fit(X, Y), model)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+def test_state_holds_nothing_compiled(solver: str, compiled: str) -> None:
+    """Everything that an estimator keeps is scikit-learn's, NumPy's or Python's own."""
+    ours, theirs = (classifier(library, solver=solver).fit(X, Y) for library in (fastbp, sklearn.neural_network))
+    own = {"backend", "n_threads", "progress"}
+    kinds = {name: parity.kind_of(value) for name, value in vars(ours).items() if name not in own}
+    assert kinds == {name: parity.kind_of(value) for name, value in vars(theirs).items()}
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+@pytest.mark.parametrize("make", [classifier, regressor])
+def test_to_and_from_sklearn(make: Callable[..., Any], solver: str, compiled: str) -> None:
+    y = Y if make is classifier else VALUES
+    ours = make(fastbp, solver=solver, n_threads=2).fit(X, y)
+    theirs = ours.to_sklearn()
+    assert type(theirs).__module__.startswith("sklearn.")
+    assert not {"backend", "n_threads", "progress"} & vars(theirs).keys()
+    back = type(ours).from_sklearn(theirs, backend=compiled, n_threads=2)
+    assert (back.backend, back.n_threads) == (compiled, 2)
+    for model in (theirs, back):
+        np.testing.assert_array_equal(model.predict(X), ours.predict(X)) if make is classifier else None
+        parity.assert_agrees(model._forward_pass_fast(X), ours._forward_pass_fast(X), 1e-12)
+    if solver != "lbfgs":
+        for model in (ours, theirs, back):
+            model.partial_fit(X, y)
+        parity.assert_agrees(learned(theirs), learned(ours), 1e-9)
+        parity.assert_agrees(learned(back), learned(ours), 0)
+
+
+@pytest.mark.parametrize("make", [classifier, regressor])
+def test_untrained_estimators_convert(make: Callable[..., Any]) -> None:
+    theirs = make(fastbp, alpha=0.5).to_sklearn()
+    assert theirs.get_params() == make(sklearn.neural_network, alpha=0.5).get_params()
+    assert type(make(fastbp)).from_sklearn(theirs).alpha == 0.5
+
+
+def test_from_sklearn_refuses_other_estimators() -> None:
+    with pytest.raises(TypeError, match="pass a scikit-learn MLPClassifier"):
+        fastbp.MLPClassifier.from_sklearn(sklearn.neural_network.MLPRegressor())
+
+
+def test_conversion_copies(compiled: str) -> None:
+    ours = classifier(fastbp).fit(X, Y)
+    theirs, before = ours.to_sklearn(), copy.deepcopy(ours)
+    theirs.coefs_[0][...] = 0
+    theirs._optimizer.ms[0][...] = 7
+    _bit_equal(ours, before)
+
+
+# ----------------------------------------------------------------------------------------------- the same from outside
+
+
+@pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
+def test_signature_and_tags(name: str) -> None:
+    ours, theirs = getattr(fastbp, name), getattr(sklearn.neural_network, name)
+    own, plain = (list(inspect.signature(cls).parameters.values()) for cls in (ours, theirs))
+    assert [(p.name, p.kind, p.default) for p in own[:-3]] == [(p.name, p.kind, p.default) for p in plain]
+    assert [(p.name, p.kind, p.default) for p in own[-3:]] == [
+        ("backend", inspect.Parameter.KEYWORD_ONLY, "auto"),
+        ("n_threads", inspect.Parameter.KEYWORD_ONLY, None),
+        ("progress", inspect.Parameter.KEYWORD_ONLY, False),
+    ]
+    assert ours().__sklearn_tags__() == theirs().__sklearn_tags__()
+    public = {member for member in dir(theirs) if not member.startswith("_")}
+    assert {member for member in dir(ours) if not member.startswith("_")} == public | {"to_sklearn", "from_sklearn"}
+    assert isinstance(ours(), theirs)
+
+
+def test_global_random_state(agree: Agree) -> None:
+    """``random_state=None`` draws from NumPy's global state, as much as scikit-learn does."""
+    state = check_random_state(None)
+    saved = state.get_state()
+
+    def action(library: Any) -> Any:
+        state.seed(11)
+        model = classifier(library, random_state=None, early_stopping=True).fit(X, Y)
+        return learned(model), state.get_state()[1:3]
+
+    agree(action)
+    state.set_state(saved)
+
+
+def test_weights_are_routed(agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        with sklearn.config_context(enable_metadata_routing=True):
+            model = classifier(library).set_fit_request(sample_weight=True)
+            pipeline = sklearn.pipeline.make_pipeline(sklearn.preprocessing.StandardScaler(), model)
+            return pipeline.fit(X, Y, sample_weight=np.arange(1.0, 41)).predict_proba(X)
+
+    agree(action)
+
+
+def test_warnings_turned_to_errors_keep_the_training(agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        model = classifier(library)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ConvergenceWarning)
+            with pytest.raises(ConvergenceWarning):
+                model.fit(X, Y)
+        return learned(model), model.n_iter_
+
+    agree(action)
+
+
+def test_changed_data_is_seen(compiled: str) -> None:
+    """Nothing derived from X or y outlives a fit."""
+    data, target = X.copy(), VALUES.copy()
+    model = regressor(fastbp, warm_start=False).fit(data, target)
+    data *= -2
+    target += 1
+    other = regressor(fastbp).fit(data.copy(), target.copy())
+    parity.assert_agrees(learned(model.fit(data, target)), learned(other), 0)
+
+
+def test_progress_is_silent_where_there_is_no_terminal(compiled: str, capfd: pytest.CaptureFixture[str]) -> None:
+    classifier(fastbp, progress=True).fit(X, Y)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_bits_do_not_depend_on_batch_threads_or_sparseness(dtype: str, compiled: str) -> None:
+    data = np.where(np.tile(X, (9, 1)) > -0.3, np.tile(X, (9, 1)), 0).astype(dtype)
+    y = np.tile(Y, 9)
+    model = classifier(fastbp, hidden_layer_sizes=(33, 7)).fit(data, y)
+    expected = model.predict_proba(data)
+    for row in range(0, len(data), 37):
+        np.testing.assert_array_equal(model.predict_proba(data[row : row + 1])[0], expected[row])
+    _bit_equal(classifier(fastbp, hidden_layer_sizes=(33, 7), n_threads=3).fit(data, y), model)
+    _bit_equal(classifier(fastbp, hidden_layer_sizes=(33, 7)).fit(scipy.sparse.csr_array(data), y), model)
+
+
+def test_fitted_parameters_lie_in_one_buffer(compiled: str) -> None:
+    """partial_fit trains where ``coefs_`` lie; nothing is copied forth and back."""
+    model = classifier(fastbp, batch_size=8).fit(X, Y)
+    assert np.shares_memory(estimators._flat(learned(model), np.dtype(float)), model.coefs_[0])
+
+
+# ------------------------------------------------------------------------------------------------- scikit-learn's loop
+
+
+@pytest.mark.parametrize(
+    ("method", "solver"),
+    [("_backprop", "adam"), ("_backprop", "lbfgs"), ("_compute_loss_grad", "sgd"), ("_loss_grad_lbfgs", "lbfgs")],
+)
+def test_overridden_loops_run(method: str, solver: str, compiled: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A subclass that changes scikit-learn's loop gets it, and the log says why."""
+
+    def fit(library: Any) -> tuple[Any, int]:
+        base, calls = library.MLPClassifier, []
+
+        def counted(self: Any, *args: Any) -> Any:
+            calls.append(method)
+            return getattr(base, method)(self, *args)
+
+        model = type("Mine", (base,), {method: counted})(solver=solver, max_iter=4, random_state=0)
+        return model.fit(X, Y), len(calls)
+
+    theirs, expected = fit(sklearn.neural_network)
+    with caplog.at_level(logging.WARNING, logger="fastbp"):
+        ours, n_calls = fit(fastbp)
+    assert n_calls == expected > 0
+    assert f"Mine.fit runs scikit-learn's own loop: Mine overrides {method}" in caplog.text
+    parity.assert_agrees(learned(ours), learned(theirs), 1e-9)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_output_activations_of_the_users_choice_run(
+    solver: str, compiled: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bounded regressor by way of ``out_activation_``: scikit-learn's delta does not know that activation."""
+
+    def fit(library: Any) -> Any:
+        model = regressor(library, solver=solver, warm_start=True).fit(X, VALUES)
+        model.out_activation_ = "tanh"
+        model.fit(X, VALUES)
+        return learned(model), model.predict(X), model.loss_
+
+    theirs = fit(sklearn.neural_network)
+    assert not caplog.text
+    with caplog.at_level(logging.WARNING, logger="fastbp"):
+        parity.assert_agrees(fit(fastbp), theirs, 1e-9)
+    assert "out_activation_ is 'tanh'" in caplog.text
+
+
+def test_log_names_the_backend(compiled: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="fastbp"):
+        classifier(fastbp).fit(X, Y)
+    assert f"MLPClassifier.fit runs on backend {compiled}: 40 samples in batches of 16" in caplog.text
+
+
+# ----------------------------------------------------------------------------------------- interrupted, diverged, wrong
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Callable[[float], list[float]]]:
+    """A function that sends this process a SIGINT after some seconds and notes when."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timers = []
+
+    def later(seconds: float) -> list[float]:
+        sent: list[float] = []
+
+        def send() -> None:
+            sent.append(time.perf_counter())
+            os.kill(os.getpid(), signal.SIGINT)
+
+        timers.append(threading.Timer(seconds, send))
+        timers[-1].start()
+        return sent
+
+    yield later
+    for timer in timers:
+        timer.cancel()
+        timer.join()
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"hidden_layer_sizes": (200,)},  # an epoch takes long: the signal comes within one
+        {"hidden_layer_sizes": (200,), "solver": "sgd"},
+        {"early_stopping": True},
+    ],
+    ids=str,
+)
+def test_interrupt_keeps_the_weights(
+    params: dict[str, Any], compiled: str, interrupt: Callable[[float], list[float]]
+) -> None:
+    """Ctrl-C ends a fit within 250 ms, with scikit-learn's warning and with what was learned so far."""
+    n_copies = 200 if "early_stopping" in params else 5000
+    data, y = np.tile(X, (n_copies, 1)), np.tile(Y, n_copies)
+    model = classifier(fastbp, max_iter=10**6, tol=0, n_iter_no_change=10**6, **params)
+    classifier(fastbp, **params).fit(X, Y)  # compiles
+    delays = []
+    for _ in range(3):  # the machine may be busy: what counts is the quickest answer
+        sent = interrupt(0.5)
+        with pytest.warns(UserWarning, match="Training interrupted by user."):
+            model.fit(data, y)
+        delays.append(time.perf_counter() - sent[0])
+    assert min(delays) < 0.25
+    assert all(np.isfinite(array).all() for array in learned(model))
+    assert model.score(X, Y) > 0.9
+    assert model.n_iter_ == len(model.loss_curve_)
+    model.set_params(max_iter=2).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"solver": "sgd", "learning_rate_init": 1e6, "activation": "identity"},
+        {"solver": "sgd", "learning_rate_init": 1e6, "momentum": 0.0},
+        {"solver": "adam", "learning_rate_init": 1e300},
+        {"solver": "sgd", "learning_rate_init": 10, "loss": "poisson", "activation": "identity"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_diverging_runs_end_with_sklearns_message(params: dict[str, Any], dtype: str, agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        model = regressor(library, max_iter=50, **params)
+        with pytest.raises(ValueError, match="Solver produced non-finite parameter weights"):
+            model.fit((1e3 * X).astype(dtype), np.abs(VALUES))
+        return model.n_iter_, [np.isfinite(loss) for loss in model.loss_curve_]
+
+    agree(action)
+
+
+def test_poisson_of_negative_targets(agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        model = regressor(library, loss="poisson").fit(X, VALUES)
+        return learned(model), [bool(np.isnan(loss)) for loss in model.loss_curve_], model.best_loss_
+
+    agree(action)
+
+
+WITH_NAN, WITH_INFINITY = X.copy(), X.copy()
+WITH_NAN[3, 2], WITH_INFINITY[3, 2] = np.nan, np.inf
+
+BAD_FITS: dict[str, tuple[dict[str, Any], Any, Any]] = {
+    "one dimension": ({}, X[:, 0], Y),
+    "three dimensions": ({}, X[:, :, None], Y),
+    "NaN": ({}, WITH_NAN, Y),
+    "infinity": ({}, WITH_INFINITY, Y),
+    "no samples": ({}, X[:0], Y[:0]),
+    "no features": ({}, X[:, :0], Y),
+    "text": ({}, np.full((40, 6), "x"), Y),
+    "objects": ({}, np.full((40, 6), None, dtype=object), Y),
+    "complex": ({}, X + 1j, Y),
+    "a number": ({}, 3.0, Y),
+    "nothing": ({}, None, Y),
+    "fewer targets": ({}, X, Y[:-1]),
+    "more targets": ({}, X, np.r_[Y, Y]),
+    "continuous classes": ({}, X, VALUES[:, 0]),
+    "no targets": ({}, X, None),
+    "three-dimensional targets": ({}, X, VALUES[:, :, None]),
+    "unknown activation": ({"activation": "swish"}, X, Y),
+    "unknown solver": ({"solver": "adagrad"}, X, Y),
+    "unknown schedule": ({"learning_rate": "cosine"}, X, Y),
+    "unknown backend": ({"backend": "fortran"}, X, Y),
+    "negative layer": ({"hidden_layer_sizes": (-3,)}, X, Y),
+    "layer of nothing": ({"hidden_layer_sizes": (3, 0)}, X, Y),
+    "layer of text": ({"hidden_layer_sizes": "many"}, X, Y),
+    "negative batch": ({"batch_size": -1}, X, Y),
+    "batch of a fraction": ({"batch_size": 3.5}, X, Y),
+    "no iterations": ({"max_iter": 0}, X, Y),
+    "negative alpha": ({"alpha": -1.0}, X, Y),
+    "no learning rate": ({"learning_rate_init": 0.0}, X, Y),
+    "large momentum": ({"momentum": 2.0}, X, Y),
+    "beta of one": ({"beta_1": 1.0}, X, Y),
+    "validation part too small": ({"early_stopping": True, "validation_fraction": 0.01}, X, VALUES[:, 0] > 0),
+    "no threads": ({"n_threads": 0}, X, Y),
+    "progress in words": ({"progress": "yes"}, X, Y),
+}
+OURS_ALONE = {"unknown backend": "'backend' parameter", "no threads": "'n_threads'", "progress in words": "'progress'"}
+
+
+@pytest.mark.parametrize("name", [name for name in BAD_FITS if name not in OURS_ALONE])
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_bad_input_is_refused_as_sklearn_refuses_it(name: str, method: str, agree: Agree) -> None:
+    """The same error, arguments untouched, and the estimator goes on."""
+    params, bad_X, bad_y = BAD_FITS[name]
+    before = _fingerprint(bad_X), _fingerprint(bad_y)
+
+    def action(library: Any) -> Any:
+        model = classifier(library)
+        with pytest.raises((ValueError, TypeError)) as caught:
+            getattr(model.set_params(**params), method)(bad_X, bad_y, **_classes(method))
+        model.set_params(**classifier(library).get_params()).fit(X, Y)
+        return type(caught.value).__name__, str(caught.value), model.predict_proba(X)
+
+    if method == "fit" or name not in ("validation part too small", "no iterations"):
+        agree(action)
+    assert (_fingerprint(bad_X), _fingerprint(bad_y)) == before
+
+
+def _classes(method: str) -> dict[str, Any]:
+    return {"classes": np.unique(Y)} if method == "partial_fit" else {}
+
+
+@pytest.mark.parametrize("name", OURS_ALONE)
+def test_bad_parameters_of_ours_are_refused(name: str, compiled: str) -> None:
+    params, *_ = BAD_FITS[name]
+    with pytest.raises(ValueError, match=OURS_ALONE[name]):
+        classifier(fastbp, **params).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [X[:, :-1], X[0], WITH_NAN, X[:0], np.full((3, 6), "x"), scipy.sparse.csr_array(X[:, :-1]), None],
+    ids=["fewer features", "one dimension", "NaN", "no samples", "text", "fewer sparse features", "nothing"],
+)
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "partial_fit", "score"])
+def test_bad_input_to_a_trained_estimator(data: Any, method: str, agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        model = classifier(library).fit(X, Y)
+        arguments = (data,) if method.startswith("predict") else (data, Y[: 1 if data is None else len(X)])
+        with pytest.raises((ValueError, TypeError)) as caught:
+            getattr(model, method)(*arguments)
+        return type(caught.value).__name__, str(caught.value), model.predict_proba(X)
+
+    agree(action)
+
+
+def test_methods_before_fit_and_of_other_solvers(agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        caught = []
+        for model in (classifier(library), regressor(library), classifier(library, solver="lbfgs")):
+            for call in (lambda m: m.predict(X), lambda m: m.partial_fit(X, Y), lambda m: m.partial_fit):
+                try:
+                    call(model)
+                except (AttributeError, TypeError, ValueError) as error:
+                    kind = TypeError if isinstance(error, TypeError) else type(error)
+                    caught.append((kind.__name__, "" if kind is TypeError else str(error)))
+        return caught
+
+    agree(action)
+
+
+def test_unseen_classes(agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        model = classifier(library).fit(X, Y)
+        with pytest.raises(ValueError, match="classes") as partial:
+            model.partial_fit(X, np.where(Y == "a", "z", Y))
+        with pytest.raises(ValueError, match="warm_start") as warm:
+            model.set_params(warm_start=True).fit(X, np.where(Y == "a", "b", Y))
+        with pytest.raises(ValueError, match="early_stopping") as early:
+            model.set_params(warm_start=False, early_stopping=True).partial_fit(X, Y)
+        return str(partial.value), str(warm.value), str(early.value), learned(model)
+
+    agree(action)
+
+
+def test_partial_fit_of_some_classes(agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        model = classifier(library)
+        for part in (Y == "a", Y == "b", Y != "b"):
+            model.partial_fit(X[part], Y[part], classes=["a", "b", "c"])
+        return learned(model), model.loss_curve_, model.t_, model.n_iter_, model._optimizer.learning_rate
+
+    agree(action)
+
+
+def test_blas_threads_are_given_back(compiled: str) -> None:
+    """L-BFGS runs under one BLAS thread; fits that overlap in time leave the limit as they found it."""
+    before = _blas_threads()
+    models = [classifier(fastbp, solver="lbfgs", max_iter=n) for n in (5, 60, 30, 90)]
+    threads = [threading.Thread(target=model.fit, args=(X, Y)) for model in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(hasattr(model, "loss_") for model in models)
+    assert _blas_threads() == before
+
+
+def _blas_threads() -> list[int]:
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]

@@ -1,0 +1,98 @@
+"""Estimators in threads, forked children and joblib's workers: the same numbers everywhere, and no process dies."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import joblib
+import numpy as np
+import parity
+import pytest
+import sklearn.neural_network
+from numpy.typing import NDArray
+from sklearn.ensemble import BaggingClassifier
+from sklearn.model_selection import GridSearchCV
+
+import fastbp
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::sklearn.exceptions.ConvergenceWarning", "ignore:This process .* is multi-threaded:DeprecationWarning"
+)
+needs_fork = pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason=f"{sys.platform} has no fork"
+)
+
+RNG = np.random.RandomState(2)
+X = RNG.uniform(-1, 1, (60, 5))
+Y = (X @ RNG.standard_normal((5, 3))).argmax(axis=1)
+
+
+def fit(backend: str, seed: int) -> list[NDArray[Any]]:
+    """Fit and predict; returns parameters and probabilities."""
+    solver = ("adam", "sgd", "lbfgs")[seed % 3]
+    model = fastbp.MLPClassifier((9,), solver=solver, max_iter=30, random_state=seed, backend=backend, tol=0)
+    model.fit(X, Y)
+    return [*model.coefs_, *model.intercepts_, model.predict_proba(X)]
+
+
+def assert_same(got: list[list[NDArray[Any]]], backend: str) -> None:
+    for seed, arrays in enumerate(got):
+        parity.assert_agrees(list(arrays), fit(backend, seed), 0)
+
+
+def test_threads(compiled: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        assert_same(list(pool.map(fit, [compiled] * 12, range(12))), compiled)
+
+
+def test_threads_share_an_estimator_for_prediction(compiled: str) -> None:
+    model = fastbp.MLPClassifier((9,), max_iter=5, random_state=0).fit(X, Y)
+    data = [np.roll(X, shift, axis=0) for shift in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(model.predict_proba, data))
+    expected = model.predict_proba(X)
+    for shift, probabilities in enumerate(got):
+        np.testing.assert_array_equal(probabilities, np.roll(expected, shift, axis=0))
+
+
+@needs_fork
+def test_forked_child(compiled: str) -> None:
+    """A child forked after the parent trained, while another of its threads trains, trains too."""
+    fit(compiled, 0)
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(lambda: [fit(compiled, 0) for _ in range(5)])
+        with multiprocessing.get_context("fork").Pool(2) as children:
+            got = children.starmap_async(fit, [(compiled, seed) for seed in range(6)]).get(timeout=60)
+        busy.result()
+    assert_same(got, compiled)
+
+
+@pytest.mark.parametrize("kind", ["loky", "threading", pytest.param("multiprocessing", marks=needs_fork)])
+def test_joblib(kind: str, compiled: str) -> None:
+    calls = (joblib.delayed(fit)(compiled, seed) for seed in range(6))
+    assert_same(joblib.Parallel(n_jobs=2, backend=kind)(calls), compiled)
+
+
+def test_grid_search(compiled: str) -> None:
+    """The same search in scikit-learn and, in worker processes, in fastbp."""
+    grid = {"alpha": [1e-4, 0.1], "hidden_layer_sizes": [(5,), (7, 4)]}
+    results = {}
+    for library, params in ((sklearn.neural_network, {}), (fastbp, {"backend": compiled})):
+        model = library.MLPClassifier(max_iter=20, random_state=0, **params)
+        search = GridSearchCV(model, grid, n_jobs=2, cv=3).fit(X, Y)
+        results[library] = search.cv_results_["mean_test_score"], search.best_params_, search.predict_proba(X)
+    parity.assert_agrees(results[fastbp], results[sklearn.neural_network], 1e-9)
+
+
+def test_memory_mapped_data_in_workers(compiled: str) -> None:
+    """Joblib hands large arrays to its workers memory-mapped and read-only."""
+    model = fastbp.MLPClassifier((4,), max_iter=3, random_state=0, backend=compiled)
+    bagging = BaggingClassifier(model, n_estimators=4, n_jobs=2, random_state=0)
+    data, y = np.tile(X, (50, 60)), np.tile(Y, 50)
+    assert data.nbytes > 2**20
+    with joblib.parallel_config(backend="loky", max_nbytes="100K"):
+        got = bagging.fit(data, y).predict_proba(data[:20])
+    parity.assert_agrees(got, bagging.set_params(n_jobs=None).fit(data, y).predict_proba(data[:20]), 1e-14)
