@@ -54,6 +54,9 @@ AXES: dict[str, tuple[Any, ...]] = {
 TOLERANCES = {"float64": 1e-9, "float32": 1e-3, "float64 lbfgs": 1e-6, "float32 lbfgs": 1e-3}
 """The largest difference allowed, divided by the largest magnitude of its array."""
 
+WHOLES = {"loss_": "loss_curve_", "best_loss_": "loss_curve_", "best_validation_score_": "validation_scores_"}
+"""Single numbers, and the curve whose magnitude is theirs."""
+
 SOLVERS = {
     "adam": {"solver": "adam", "learning_rate_init": 0.003},
     "sgd": {"solver": "sgd", "momentum": 0.0, "learning_rate_init": 0.01},
@@ -327,7 +330,10 @@ def compare(case: Case, ours: Observation, theirs: Observation) -> dict[str, flo
     if theirs.error is not None:  # a failed epoch may be left half-way
         return {}
     assert ours.arrays.keys() == theirs.arrays.keys()
-    differences = {name: difference(ours.arrays[name], theirs.arrays[name]) for name in theirs.arrays}
+    differences = {
+        name: difference(ours.arrays[name], wanted, theirs.arrays.get(WHOLES.get(name, name)))
+        for name, wanted in theirs.arrays.items()
+    }
     too_large = {name: value for name, value in differences.items() if not value <= tolerance}
     assert not too_large, f"larger than {tolerance}: {too_large}"
     if ours.predicted.dtype.kind != "f":
@@ -336,15 +342,16 @@ def compare(case: Case, ours: Observation, theirs: Observation) -> dict[str, flo
     return {f"{case.kind:14s} {name}": value for name, value in _by_quantity(differences).items()}
 
 
-def difference(got: NDArray[Any], wanted: NDArray[Any]) -> float:
+def difference(got: NDArray[Any], wanted: NDArray[Any], whole: NDArray[Any] | None = None) -> float:
     """Return the largest difference of two arrays, divided by the largest magnitude; NaN where a NaN stands.
 
-    Infinities, as in the logarithm of a probability of 0, differ by nothing from themselves.
+    The magnitude is that of ``whole``, of which the arrays may be a part. Infinities, as in the logarithm of a
+    probability of 0, differ by nothing from themselves.
     """
     assert got.dtype == wanted.dtype
     assert got.shape == wanted.shape
-    finite = np.isfinite(wanted)
-    largest = np.abs(wanted, where=finite, out=np.zeros(wanted.shape)).max(initial=0)
+    whole = wanted if whole is None else whole
+    largest = np.abs(whole, where=np.isfinite(whole), out=np.zeros(whole.shape)).max(initial=0)
     apart = np.subtract(got, wanted, where=got != wanted, out=np.zeros(wanted.shape), dtype=np.float64)
     return float(np.abs(apart).max(initial=0) / (largest or 1))
 

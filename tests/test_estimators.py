@@ -37,6 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 RNG = np.random.RandomState(5)
 X = RNG.uniform(-1, 1, (40, 6))
 Y = np.array(["a", "b", "c"])[(X @ RNG.standard_normal((6, 3))).argmax(axis=1)]
+CODES = np.unique(Y, return_inverse=True)[1]
 VALUES = X @ RNG.standard_normal((6, 2))
 
 Action = Callable[[Any], Any]
@@ -349,8 +350,8 @@ TARGETS: dict[str, Any] = {
     "floats": (Y == "a").astype(float),
     "booleans": Y == "b",
     "one class": np.zeros(len(Y), int),
-    "big integers": np.unique(Y, return_inverse=True)[1] + 2**40,
-    "int8": np.unique(Y, return_inverse=True)[1].astype(np.int8),
+    "big integers": CODES + 2**40,
+    "int8": CODES.astype(np.int8),
     "multilabel": VALUES > 0,
     "multilabel list": (VALUES > 0).astype(int).tolist(),
     "multilabel, one column": (VALUES[:, :1] > 0).astype(int),
@@ -435,9 +436,9 @@ def _through_memory_map(model: Any, folder: Path) -> Any:
 
 
 def _go_on(model: Any) -> None:
-    model.fit(X, Y)
+    model.fit(X, CODES)
     if not model.early_stopping:
-        model.partial_fit(X, Y)
+        model.partial_fit(X, CODES)
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
@@ -450,7 +451,7 @@ def _go_on(model: Any) -> None:
 def test_copies_predict_and_train_alike(
     through: Callable[[Any, Path], Any], solver: str, early_stopping: bool, compiled: str, tmp_path: Path
 ) -> None:
-    model = classifier(fastbp, solver=solver, early_stopping=early_stopping, warm_start=True).fit(X, Y)
+    model = classifier(fastbp, solver=solver, early_stopping=early_stopping, warm_start=True).fit(X, CODES)
     other, before = through(model, tmp_path), copy.deepcopy(model)
     _bit_equal(model, other)
     _go_on(other)
@@ -698,9 +699,9 @@ def test_interrupt_keeps_the_weights(
 ) -> None:
     """Ctrl-C ends a fit within 250 ms, with scikit-learn's warning and with what was learned so far."""
     n_copies = 200 if "early_stopping" in params else 5000
-    data, y = np.tile(X, (n_copies, 1)), np.tile(Y, n_copies)
+    data, y = np.tile(X, (n_copies, 1)), np.tile(CODES, n_copies)
     model = classifier(fastbp, max_iter=10**6, tol=0, n_iter_no_change=10**6, **params)
-    classifier(fastbp, **params).fit(X, Y)  # compiles
+    classifier(fastbp, **params).fit(X, CODES)  # compiles
     delays = []
     for _ in range(3):  # the machine may be busy: what counts is the quickest answer
         sent = interrupt(0.5)
@@ -709,9 +710,9 @@ def test_interrupt_keeps_the_weights(
         delays.append(time.perf_counter() - sent[0])
     assert min(delays) < 0.25
     assert all(np.isfinite(array).all() for array in learned(model))
-    assert model.score(X, Y) > 0.9
+    assert model.score(X, CODES) > 0.9
     assert model.n_iter_ == len(model.loss_curve_)
-    model.set_params(max_iter=2).fit(X, Y)
+    model.set_params(max_iter=2).fit(X, CODES)
 
 
 @pytest.mark.parametrize(
