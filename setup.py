@@ -7,6 +7,7 @@ build: the reason is recorded in ``cython_build.json`` beside the kernels, where
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import itertools
 import json
@@ -53,6 +54,7 @@ class BuildOrExplain(build_ext):
             record["compiler"] = self._compiler_version()
             if importlib.util.find_spec("Cython") is None:
                 raise ModuleNotFoundError("the package Cython is missing (pip install Cython)")
+            record["cython"] = importlib.metadata.version("Cython")
             if self.compiler.compiler_type == "unix":
                 ext.extra_compile_args = UNIX_FLAGS
             with _kept(output):

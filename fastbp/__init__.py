@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from . import datasets, kernels
     from .callbacks import Callback, Checkpoint, EarlyStopping, History, JSONLLogger, TrainingState
     from .kernels import backends
+    from .modelfile import ModelFileError
     from .network import Network
     from .optimizers import SGD, Adam, AdamW
     from .trainer import Trainer
@@ -35,6 +36,7 @@ _HOMES = {
     "JSONLLogger": "callbacks",
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
+    "ModelFileError": "modelfile",
     "Network": "network",
     "SGD": "optimizers",
     "Trainer": "trainer",
@@ -58,6 +60,7 @@ __all__ = [
     "JSONLLogger",
     "MLPClassifier",
     "MLPRegressor",
+    "ModelFileError",
     "Network",
     "Trainer",
     "TrainingState",

@@ -71,7 +71,7 @@ def demo(options: argparse.Namespace) -> None:
     rows = [
         (
             learner.name,
-            f"{learner.median_seconds:.3f} s",
+            f"{learner.median_seconds:.3f} s ({min(learner.seconds):.3f} to {max(learner.seconds):.3f})",
             f"{learner.first_seconds:.3f} s",
             f"{learner.model.loss_:.6f}",
             f"{learner.accuracy:.2%}",

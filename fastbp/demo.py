@@ -13,7 +13,7 @@ import numpy as np
 from .files import replacing
 from .tabular import fit_to_the_end
 
-ROUNDS = 3
+ROUNDS = 5
 """Timed runs of each, in turn."""
 
 

@@ -10,6 +10,7 @@ import copy
 import logging
 import threading
 import warnings
+from collections.abc import Iterable
 from numbers import Integral
 from typing import Any, Self
 
@@ -152,7 +153,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
             training, validation = self._split(X, y, sample_weight)
         epochs = _Epochs(self, *training)
         try:
-            with EpochProgress(self.progress, 1 if incremental else self.max_iter) as progress:
+            with EpochProgress(self.progress and not incremental, self.max_iter) as progress:
                 self._run_epochs(epochs, validation, incremental, progress)
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=2)
@@ -259,7 +260,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         if not self._accelerated():
             super()._fit_lbfgs(X, y, sample_weight, activations, *buffers)
             return
-        layout = Layout(tuple(layer_units))
+        layout = Layout(tuple(int(size) for size in layer_units))
         self._parameters(layout)
         evaluator = _LossAndGradient(self, layout, X, y, sample_weight, np.dtype(np.float64))
         with _one_blas_thread:
@@ -297,10 +298,9 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         -------
         sklearn.neural_network.MLPClassifier or MLPRegressor
         """
-        cls = original_class(type(self))
-        own = {"backend", "n_threads", "progress"}
-        plain = cls(**{name: value for name, value in self.get_params(deep=False).items() if name not in own})
-        return _copy_state(self, plain, own)
+        params, cls = self.get_params(deep=False), original_class(type(self))
+        shared = {name: params[name] for name in cls._get_param_names()}
+        return _copy_state(self, cls(**shared), params.keys() - shared)
 
     @classmethod
     def from_sklearn(
@@ -323,8 +323,10 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
             raise TypeError(
                 f"estimator is a {type(estimator).__name__}; pass a scikit-learn {original_class(cls).__name__}"
             )
-        params = {**estimator.get_params(deep=False), "backend": backend, "n_threads": n_threads, "progress": progress}
-        return _copy_state(estimator, cls(**params), set())
+        params = estimator.get_params(deep=False)
+        shared = {name: params[name] for name in original_class(cls)._get_param_names()}
+        own = {"backend": backend, "n_threads": n_threads, "progress": progress}
+        return _copy_state(estimator, cls(**shared, **own), params.keys() - shared)
 
 
 class _Epochs:
@@ -665,9 +667,9 @@ def original_class(cls: type) -> Any:
     return original.MLPClassifier if issubclass(cls, MLPClassifier) else original.MLPRegressor
 
 
-def _copy_state(source: BaseEstimator, target: Any, left_out: set[str]) -> Any:
-    """Copy fitted attributes; parameters stand in the target already."""
-    known = set(target.get_params(deep=False)) | left_out
+def _copy_state(source: BaseEstimator, target: Any, left_out: Iterable[str]) -> Any:
+    """Copy fitted attributes; the parameters that both have stand in the target already, the others are left out."""
+    known = {*target.get_params(deep=False), *left_out}
     for name, value in vars(source).items():
         if name not in known:
             setattr(target, name, copy.deepcopy(value))

@@ -92,11 +92,17 @@ def resolve(name: str = "auto") -> str:
     ------
     ValueError
         If there is no such backend.
+    ImportError
+        If ``"auto"`` finds none.
     """
     if name == "auto":
         name = os.environ.get("FASTBP_BACKEND", "auto")
     if name == "auto":
-        return next(candidate for candidate in AUTO_ORDER if _why_not(candidate) is None)
+        available = [candidate for candidate in AUTO_ORDER if _why_not(candidate) is None]
+        if not available:
+            reasons = "; ".join(f"{candidate}: {_why_not(candidate)}" for candidate in AUTO_ORDER)
+            raise ImportError(f"no compiled backend is available ({reasons}); backend='numpy' works, slowly")
+        return available[0]
     if name not in MODULES:
         names = ", ".join(repr(known) for known in ("auto", *MODULES))
         raise ValueError(f"unknown backend {name!r}; choose one of {names}")

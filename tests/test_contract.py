@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -204,3 +207,43 @@ def test_codes_are_stable() -> None:
     }  # fmt: skip
     assert [code.name for code in Loss] == ["SQUARED_ERROR", "CROSS_ENTROPY", "BINARY_CROSS_ENTROPY", "POISSON"]
     assert [code.name for code in Optimizer] == ["SGD", "MOMENTUM", "NESTEROV", "ADAM"]
+
+
+def test_public_names_are_importable() -> None:
+    assert set(fastbp.__all__) == {*fastbp._HOMES, *fastbp._MODULES, "__version__"}
+    for name in fastbp.__all__:
+        assert getattr(fastbp, name) is not None
+
+
+def test_auto_without_any_compiled_backend_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FASTBP_BACKEND", raising=False)
+    monkeypatch.setattr(kernels, "_why_not", lambda name: f"no {name} here")
+    with pytest.raises(ImportError, match=r"numba: no numba here.*backend='numpy' works"):
+        kernels.resolve("auto")
+
+
+def test_importing_fastbp_is_cheap() -> None:
+    """Neither a compiler nor what draws, reads tables or estimates is imported before it is used."""
+    program = "import sys, fastbp; print(*sorted(m for m in sys.modules if '.' not in m))"
+    where = str(Path(fastbp.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": where},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    heavy = {
+        "numba",
+        "llvmlite",
+        "rich",
+        "matplotlib",
+        "pandas",
+        "pyarrow",
+        "cupy",
+        "cuda",
+        "torch",
+        "sklearn",
+        "scipy",
+    }
+    assert not heavy & set(done.stdout.split())

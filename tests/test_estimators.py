@@ -39,6 +39,8 @@ X = RNG.uniform(-1, 1, (40, 6))
 Y = np.array(["a", "b", "c"])[(X @ RNG.standard_normal((6, 3))).argmax(axis=1)]
 CODES = np.unique(Y, return_inverse=True)[1]
 VALUES = X @ RNG.standard_normal((6, 2))
+WITH_NAN, WITH_INFINITY = X.copy(), X.copy()
+WITH_NAN[3, 2], WITH_INFINITY[3, 2] = np.nan, np.inf
 
 Action = Callable[[Any], Any]
 Agree = Callable[..., None]
@@ -239,6 +241,35 @@ def test_targets_of_another_width_in_a_warm_start(solver: str, agree: Agree) -> 
     agree(wider)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_solvers_that_change_in_a_warm_start(dtype: str, agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        model = regressor(library, warm_start=True)
+        for solver in ("adam", "lbfgs", "sgd", "lbfgs", "adam"):
+            model.set_params(solver=solver).fit(X.astype(dtype), VALUES)
+        return learned(model.partial_fit(X.astype(dtype), VALUES)), model.loss_curve_
+
+    agree(action, 1e-6 if dtype == "float64" else 1e-3)
+
+
+def test_partial_fit_after_lbfgs(agree: Agree) -> None:
+    """scikit-learn's L-BFGS leaves nothing behind that partial_fit could append its loss to."""
+
+    def action(library: Any) -> str:
+        model = classifier(library, solver="lbfgs").fit(X, Y).set_params(solver="adam")
+        with pytest.raises(AttributeError, match="loss_curve_") as caught:
+            model.partial_fit(X, Y)
+        return type(caught.value).__name__
+
+    agree(action)
+
+
+@pytest.mark.parametrize("sizes", [7, [4, 3], np.array([5, 2]), (np.int8(3),), []], ids=str)
+@pytest.mark.parametrize("solver", ["sgd", "lbfgs"])
+def test_forms_of_layer_sizes(sizes: Any, solver: str, agree: Agree) -> None:
+    agree(lambda library: learned(classifier(library, hidden_layer_sizes=sizes, solver=solver).fit(X, Y)), 1e-6)
+
+
 def test_layers_of_another_size_in_a_warm_start(agree: Agree) -> None:
     def action(library: Any) -> Any:
         model = classifier(library, warm_start=True).fit(X, Y).set_params(hidden_layer_sizes=(5,))
@@ -308,8 +339,15 @@ FORMS: dict[str, Callable[[NDArray[Any], Path], Any]] = {
     "CSR": lambda array, folder: scipy.sparse.csr_array(np.where(array > 0, array, 0)),
     "CSC": lambda array, folder: scipy.sparse.csc_matrix(np.where(array > 0, array, 0)),
     "COO": lambda array, folder: scipy.sparse.coo_array(np.where(array > 0, array, 0)),
+    "CSR with long indices": lambda array, folder: _with_long_indices(array),
     "CSR with doubled entries": lambda array, folder: _doubled(array),
 }
+
+
+def _with_long_indices(array: NDArray[Any]) -> Any:
+    data = scipy.sparse.csr_array(array)
+    data.indices, data.indptr = data.indices.astype(np.int64), data.indptr.astype(np.int64)
+    return data
 
 
 def _doubled(array: NDArray[Any]) -> Any:
@@ -502,6 +540,29 @@ def test_untrained_estimators_convert(make: Callable[..., Any]) -> None:
     theirs = make(fastbp, alpha=0.5).to_sklearn()
     assert theirs.get_params() == make(sklearn.neural_network, alpha=0.5).get_params()
     assert type(make(fastbp)).from_sklearn(theirs).alpha == 0.5
+
+
+class WithTitle(fastbp.MLPClassifier):
+    """A user's subclass with a parameter of its own."""
+
+    def __init__(self, title: str = "", alpha: float = 1e-4) -> None:
+        super().__init__(alpha=alpha, max_iter=3, random_state=0)
+        self.title = title
+
+    @classmethod
+    def _get_param_names(cls) -> list[str]:
+        return sorted([*fastbp.MLPClassifier._get_param_names(), "title"])
+
+
+def test_subclasses_convert(compiled: str) -> None:
+    ours = WithTitle("x", alpha=0.2).fit(X, Y)
+    theirs = ours.to_sklearn()
+    assert type(theirs) is sklearn.neural_network.MLPClassifier
+    assert theirs.alpha == 0.2
+    back = fastbp.MLPClassifier.from_sklearn(ours)
+    _bit_equal(back, ours)
+    assert not hasattr(theirs, "title")
+    assert not hasattr(back, "title")
 
 
 def test_from_sklearn_refuses_other_estimators() -> None:
@@ -736,6 +797,21 @@ def test_diverging_runs_end_with_sklearns_message(params: dict[str, Any], dtype:
     agree(action)
 
 
+@pytest.mark.parametrize("activation", ["relu", "tanh", "logistic", "identity"])
+def test_nan_stays_visible(activation: str, agree: Agree) -> None:
+    """Where checks are switched off, NaN and infinity run through the network as in scikit-learn."""
+
+    def action(library: Any) -> Any:
+        model = classifier(library, activation=activation).fit(X, Y)
+        with sklearn.config_context(assume_finite=True):
+            probabilities = model.predict_proba(np.vstack([X, WITH_NAN, WITH_INFINITY, -WITH_INFINITY]))
+            with pytest.raises(ValueError, match="non-finite parameter weights"):
+                model.fit(WITH_NAN, Y)
+        return np.isnan(probabilities), np.nan_to_num(probabilities)
+
+    agree(action)
+
+
 def test_poisson_of_negative_targets(agree: Agree) -> None:
     def action(library: Any) -> Any:
         model = regressor(library, loss="poisson").fit(X, VALUES)
@@ -743,9 +819,6 @@ def test_poisson_of_negative_targets(agree: Agree) -> None:
 
     agree(action)
 
-
-WITH_NAN, WITH_INFINITY = X.copy(), X.copy()
-WITH_NAN[3, 2], WITH_INFINITY[3, 2] = np.nan, np.inf
 
 BAD_FITS: dict[str, tuple[dict[str, Any], Any, Any]] = {
     "one dimension": ({}, X[:, 0], Y),

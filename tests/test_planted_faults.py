@@ -8,6 +8,7 @@ comparison with scikit-learn.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +40,7 @@ def flipped(name: str, operation: Callable[..., Any], outputs: list[str]) -> Cal
     """Return an operation's twin with the sign of some outputs, or of the change that it makes to them, flipped."""
     signature = inspect.signature(operation)
 
+    @functools.wraps(operation)
     def twin(*args: Any, **kwargs: Any) -> Any:
         arrays = output_arrays(name, dict(signature.bind(*args, **kwargs).arguments))
         before = {output: array.copy() for output, array in arrays.items()}
