@@ -51,6 +51,9 @@ def as_features(X: Any, dtype: Any, n_features: int | None = None, *, check: boo
 
 
 def _as_csr(X: Any, dtype: Any) -> dict[str, NDArray[Any]]:
+    """Return a CSR matrix's arrays; SciPy does not look at the indices of a matrix that it is given."""
+    if X.nnz and (X.indices.min() < 0 or X.indices.max() >= X.shape[1] or (np.diff(X.indptr) < 0).any()):
+        raise ValueError("X is a damaged sparse matrix: its indices lie outside of it; see X.check_format()")
     return {
         "X": np.empty((0, X.shape[1]), dtype),
         "X_data": np.ascontiguousarray(X.data, dtype=dtype),

@@ -32,9 +32,9 @@ from .accelerate import check_sklearn_version
 from .data import as_features, is_sparse, n_samples
 from .kernels import Activation, Loss
 from .optimizers import SGD, Adam, Optimizer
-from .plan import Data, Layout, aligned_empty, gradient_plan, no_data, prediction_plan, run_buffers, training_plan
+from .plan import Data, Layout, aligned_empty, gradient_plan, run_buffers, training_plan
 from .progress import EpochProgress
-from .run import Run, batch_scales, make_table
+from .run import Run, batch_scales, forward, make_table
 
 log = logging.getLogger("fastbp")
 
@@ -42,8 +42,6 @@ check_sklearn_version()
 
 GRADIENT_BATCH = 1024
 """Samples that go through the network together for L-BFGS's loss and gradient, which add up over such blocks."""
-
-PREDICTION_BATCH = 256
 
 _OVERRIDABLE = ("_backprop", "_compute_loss_grad", "_forward_pass", "_loss_grad_lbfgs")
 """Methods of scikit-learn's loop: where a user's subclass overrides one of them, scikit-learn's own loop must run."""
@@ -78,21 +76,8 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         parameters = self._parameters(layout)
         dtype = _kernel_dtype(X, parameters)
         data = as_features(X, dtype, layout.layer_sizes[0], check=False)
-        backend = kernels.backend(self.backend)
-        n, n_outputs = n_samples(data), layout.layer_sizes[-1]
-        batch_size = min(n, PREDICTION_BATCH)
-        plan = prediction_plan(layout, self._activations(layout), batch_size, Data(sparse=is_sparse(data)))
-        state = {"params": _flat(parameters, dtype)}
-        buffers = run_buffers(
-            plan,
-            backend.scratch_size(plan.rows, batch_size),
-            {**no_data(dtype, layout.layer_sizes[0], n_outputs), **data},
-            state,
-        )
-        out = np.empty((n, n_outputs), dtype)
-        order = np.arange(n, dtype=np.int64)
-        backend.module.predict(plan.rows, order, batch_size, buffers, out, self.n_threads or 1)
-        return out
+        backend, params = kernels.backend(self.backend), _flat(parameters, dtype)
+        return forward(backend, layout, self._activations(layout), params, data, self.n_threads or 1)
 
     def _layout(self) -> Layout:
         return Layout((len(self.coefs_[0]), *(np.shape(W)[-1] for W in self.coefs_)))
@@ -357,7 +342,7 @@ class _Epochs:
         codes = estimator._activations(layout), estimator._loss_code()
         plan = training_plan(layout, *codes, self.rule.rule, self.batch_size, form)
         state = {"params": self.flat, **self.moments}
-        buffers = run_buffers(plan, backend.scratch_size(plan.rows, self.batch_size), data, state)
+        buffers = run_buffers(plan, backend, data, state)
         log.info(
             "%s.fit runs on backend %s: %d samples in batches of %d",
             type(estimator).__name__,
@@ -377,19 +362,14 @@ class _Epochs:
         t = getattr(estimator._optimizer, "t", 0)
         scales = batch_scales(self.n_samples, self.batch_size, weights)
         table = make_table(n_steps, scales, {"l2": estimator.alpha}, self._rates(t, n_steps))
-        done = 0
-
-        def on_cut(steps_done: int) -> None:
-            nonlocal done
-            done = steps_done
-
         try:
-            self.run_.steps(self.order, table, on_cut)
+            self.run_.steps(self.order, table)
         finally:
+            done = self.run_.n_done
             if isinstance(estimator._optimizer, AdamOptimizer) and done:
                 estimator._optimizer.t = t + done
                 estimator._optimizer.learning_rate = table["rate"][done - 1]
-        data_loss, penalty = self.run_.take_losses()
+        data_loss, penalty, _ = self.run_.losses.tolist()
         if estimator.loss == "squared_error":  # scikit-learn's loss is the mean over the outputs, its gradient the sum
             data_loss /= estimator._layout().layer_sizes[-1]
         return self.loss_type((data_loss + penalty) / self.n_samples)
@@ -440,7 +420,7 @@ class _LossAndGradient:
         codes = estimator._activations(layout), estimator._loss_code()
         plan = gradient_plan(layout, *codes, min(n, GRADIENT_BATCH), form)
         state = {"params": self.params, "grads": self.grads}
-        buffers = run_buffers(plan, backend.scratch_size(plan.rows, plan.batch_size), data, state)
+        buffers = run_buffers(plan, backend, data, state)
         self.run = Run(backend, plan, buffers, estimator.n_threads or 1)
         self.order = np.arange(n, dtype=np.int64)
         scale = batch_scales(n, n, sample_weight)["grad_scale"]
@@ -453,7 +433,7 @@ class _LossAndGradient:
         self.params[...] = packed
         self.point_dtype = packed.dtype  # SciPy may keep that of the initial point
         self.run.steps(self.order, self.table)
-        data_loss, penalty = self.run.take_losses()
+        data_loss, penalty, _ = self.run.losses.tolist()
         return np.float64(data_loss / self.n_averaged + penalty), self.grads.copy()
 
 

@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import kernels
-from .data import as_features, is_sparse, n_samples
+from .data import as_features
 from .initializers import as_random_state, glorot_uniform
 from .kernels import Activation
 from .losses import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, as_activation
-from .plan import Data, Layout, aligned_empty, no_data, prediction_plan, run_buffers
-
-PREDICTION_BATCH = 256
-"""Rows that go through the network together in prediction: their activations stay in the second-level cache."""
+from .plan import Layout, aligned_empty
+from .run import forward
 
 
 class Network:
@@ -133,17 +131,8 @@ class Network:
             If X is not a finite, numeric (n, I) matrix.
         """
         data = as_features(X, self.dtype, self.layer_sizes[0], check=check)
-        n, n_outputs = n_samples(data), self.layer_sizes[-1]
-        out = np.empty((n, n_outputs), self.dtype)
         backend = kernels.backend(self.backend)
-        batch_size = min(n, PREDICTION_BATCH)
-        plan = prediction_plan(self.layout, self.activations, batch_size, Data(sparse=is_sparse(data)))
-        scratch = backend.scratch_size(plan.rows, batch_size)
-        data = {**no_data(self.dtype, self.layer_sizes[0], n_outputs), **data}
-        buffers = run_buffers(plan, scratch, data, {"params": self.parameters})
-        order = np.arange(n, dtype=np.int64)
-        backend.module.predict(plan.rows, order, batch_size, buffers, out, self.n_threads or 1)
-        return out
+        return forward(backend, self.layout, self.activations, self.parameters, data, self.n_threads or 1)
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Predict classes (softmax, logistic) or values.

@@ -121,7 +121,8 @@ class Adam(Optimizer):
     def _corrections(self, t: int, n_steps: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return 1 - beta^t of both moments for each step."""
         times = np.arange(t + 1, t + n_steps + 1, dtype=np.float64)
-        return 1 - np.power(self.beta_1, times), 1 - np.power(self.beta_2, times)
+        with np.errstate(under="ignore"):
+            return 1 - np.power(self.beta_1, times), 1 - np.power(self.beta_2, times)
 
 
 @dataclass(frozen=True)

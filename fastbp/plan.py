@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels import NONE, PLAN_ROW, Activation, Buffers, Loss, Op, Optimizer, Source
+from .kernels import NONE, PLAN_ROW, Activation, Backend, Buffers, Loss, Op, Optimizer, Source
 
 ALIGNMENT = 16
 """Parts of the workspace begin at multiples of this many elements: whole cache lines of float32."""
@@ -34,24 +34,24 @@ class Layout:
         """Number of layers with weights."""
         return len(self.layer_sizes) - 1
 
-    @property
+    @functools.cached_property
     def shapes(self) -> list[tuple[int, int]]:
         """Shape (inputs, outputs) of each layer's weights."""
         return list(zip(self.layer_sizes[:-1], self.layer_sizes[1:], strict=True))
 
-    @property
+    @functools.cached_property
     def weight_offsets(self) -> list[int]:
         """Offset of each layer's weights."""
         return [int(end) for end in np.cumsum([0, *(i * o for i, o in self.shapes)])]
 
-    @property
+    @functools.cached_property
     def bias_offsets(self) -> list[int]:
         """Offset of each layer's bias, `NONE` where there is none."""
         if not self.bias:
             return [NONE] * self.n_layers
         return [self.weight_offsets[-1] + int(end) for end in np.cumsum([0, *self.layer_sizes[1:-1]])]
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """Number of parameters: (d + 1) m_1 + (m_1 + 1) m_2 + ... (Book 4.1.4)."""
         return self.weight_offsets[-1] + (sum(self.layer_sizes[1:]) if self.bias else 0)
@@ -68,7 +68,7 @@ class Layout:
         return [flat[start : start + o] for start, o in zip(self.bias_offsets, self.layer_sizes[1:], strict=True)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """A compiled plan and the workspace it needs.
 
@@ -260,16 +260,18 @@ def no_data(dtype: Any, n_features: int, n_outputs: int) -> dict[str, NDArray[An
     }
 
 
-def run_buffers(
-    plan: Plan, scratch_size: int, data: dict[str, NDArray[Any]], state: dict[str, NDArray[Any]]
-) -> Buffers:
+@functools.lru_cache(maxsize=64)
+def _scratch_size(backend: Backend, plan: Plan) -> int:
+    return backend.scratch_size(plan.rows, plan.batch_size)
+
+
+def run_buffers(plan: Plan, backend: Backend, data: dict[str, NDArray[Any]], state: dict[str, NDArray[Any]]) -> Buffers:
     """Put a run's buffers together: the caller's data and parameters, and a workspace allocated here, once.
 
     Parameters
     ----------
     plan : Plan
-    scratch_size : int
-        The backend's, for this plan.
+    backend : Backend
     data : dict
         As from `no_data`.
     state : dict
@@ -278,5 +280,5 @@ def run_buffers(
     dtype = state["params"].dtype
     unused = state["params"][:0]
     state = {name: state.get(name, unused) for name in ("params", "grads", "m", "v")}
-    work, scratch = aligned_empty(plan.work_size, dtype), aligned_empty(scratch_size, dtype)
+    work, scratch = (aligned_empty(size, dtype) for size in (plan.work_size, _scratch_size(backend, plan)))
     return Buffers(**data, **state, work=work, saved=np.empty(0, np.uint8), scratch=scratch)

@@ -1,4 +1,4 @@
-"""A run of mini-batches through a backend: scales, cuts and the loss, for trainer and estimators alike."""
+"""Runs through a backend, for network, trainer and estimators alike: mini-batches with their cuts, prediction."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels import Backend, Buffers, step_table
-from .plan import Plan
+from .data import is_sparse, n_samples
+from .kernels import Activation, Backend, Buffers, step_table
+from .plan import Data, Layout, Plan, no_data, prediction_plan, run_buffers
 
 SECONDS_BETWEEN_CUTS = 0.1
 """Python is entered again after this time or after one step, whichever is longer: for Ctrl-C, callbacks, progress."""
 
+
+PREDICTION_BATCH = 256
+"""Rows that go through the network together in prediction: their activations stay in the second-level cache."""
 
 FLOPS_BEFORE_FIRST_CUT = 2e7
 """Work to begin with, before it is known how long a step takes: some milliseconds."""
@@ -50,14 +54,14 @@ class Run:
 
     Attributes
     ----------
-    losses : ndarray of shape (2,)
-        The samples' losses and the L2 penalty since the last `take_losses`.
+    losses : ndarray of shape (3,)
+        Of the last call of `steps`: the samples' losses, the L2 penalty, the number of steps done.
     """
 
     def __init__(self, backend: Backend, plan: Plan, buffers: Buffers, n_threads: int = 1) -> None:
         self.backend, self.plan, self.buffers, self.n_threads = backend, plan, buffers, n_threads
         self.pace = Pace(6 * plan.batch_size * buffers.params.size)
-        self.losses = np.zeros(2)
+        self.losses = np.zeros(3)
 
     def steps(
         self,
@@ -79,31 +83,60 @@ class Run:
             From the number of steps done, how many may follow until a cut is wanted.
         """
         batch_size, done = self.plan.batch_size, 0
+        self.losses[:] = 0
         while done < len(table):
             count = min(self.pace.n_steps, len(table) - done)
             if steps_to_cut is not None:
                 count = min(count, steps_to_cut(done))
             samples = order[done * batch_size : (done + count) * batch_size]
             start = time.perf_counter()
-            self.backend.module.train_steps(
-                self.plan.rows,
-                table[done : done + count],
-                samples,
-                batch_size,
-                self.buffers,
-                self.losses,
-                self.n_threads,
-            )
+            piece = self.plan.rows, table[done : done + count], samples, batch_size
+            self.backend.module.train_steps(*piece, self.buffers, self.losses, self.n_threads)
             self.pace.observe(count, time.perf_counter() - start)
             done += count
             if on_cut is not None and on_cut(done):
                 return
 
-    def take_losses(self) -> tuple[float, float]:
-        """Return the samples' losses and the penalty that were added up, and begin again at 0."""
-        data_loss, penalty = self.losses.tolist()
-        self.losses[:] = 0
-        return data_loss, penalty
+    @property
+    def n_done(self) -> int:
+        """Steps done by the last call of `steps`, counted in the kernel: right after an interruption, too."""
+        return int(self.losses[2])
+
+
+def forward(
+    backend: Backend,
+    layout: Layout,
+    activations: tuple[Activation, ...],
+    params: NDArray[Any],
+    data: dict[str, NDArray[Any]],
+    n_threads: int = 1,
+) -> NDArray[Any]:
+    """Return the network's outputs for all samples.
+
+    Parameters
+    ----------
+    backend : Backend
+    layout : Layout
+    activations : tuple of Activation
+        One for each layer.
+    params : ndarray
+        All parameters, in the layout.
+    data : dict
+        As from `fastbp.data.as_features`.
+    n_threads : int
+
+    Returns
+    -------
+    ndarray of shape (n, O)
+    """
+    n, n_inputs, n_outputs = n_samples(data), layout.layer_sizes[0], layout.layer_sizes[-1]
+    batch_size = min(PREDICTION_BATCH, 1 << (n - 1).bit_length())  # few sizes: their plans are kept
+    plan = prediction_plan(layout, activations, batch_size, Data(sparse=is_sparse(data)))
+    data = {**no_data(params.dtype, n_inputs, n_outputs), **data}
+    buffers = run_buffers(plan, backend, data, {"params": params})
+    out = np.empty((n, n_outputs), params.dtype)
+    backend.module.predict(plan.rows, np.arange(n, dtype=np.int64), batch_size, buffers, out, n_threads)
+    return out
 
 
 def batch_scales(

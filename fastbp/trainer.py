@@ -15,10 +15,10 @@ from . import kernels
 from .callbacks import Callback, History, TrainingState
 from .data import as_features, as_sample_weight, as_targets, is_sparse, n_samples
 from .losses import as_loss
-from .network import PREDICTION_BATCH, Network
+from .network import Network
 from .optimizers import Optimizer, as_optimizer
 from .plan import Data, aligned_empty, run_buffers, training_plan
-from .run import Run, batch_scales, make_table
+from .run import PREDICTION_BATCH, Run, batch_scales, make_table
 
 
 class Trainer:
@@ -201,7 +201,7 @@ class Trainer:
         batch_size = min(self.batch_size, n_samples(data))
         plan = training_plan(network.layout, network.activations, self.loss_code, self.optimizer.rule, batch_size, form)
         state = {"params": network.parameters, "m": self.m, "v": self.v}
-        buffers = run_buffers(plan, backend.scratch_size(plan.rows, batch_size), data, state)
+        buffers = run_buffers(plan, backend, data, state)
         return Run(backend, plan, buffers, self.n_threads or 1)
 
     def _epoch(
@@ -234,9 +234,12 @@ class Trainer:
                     callback.on_step_end(state)
             return state.stop_training
 
-        run.steps(order, table, on_cut, _cut_points(callbacks, first))
-        n_seen = min((self.step - first) * run.plan.batch_size, n)
-        state.history.loss.append(sum(run.take_losses()) / (n_seen if reduction == "mean" else 1))
+        try:
+            run.steps(order, table, on_cut, _cut_points(callbacks, first))
+        finally:
+            self.step = state.step = first + run.n_done
+        n_seen = min(run.n_done * run.plan.batch_size, n)
+        state.history.loss.append(float(run.losses[:2].sum()) / (n_seen if reduction == "mean" else 1))
         if validation is not None:
             state.history.validation_loss.append(self._mean_loss(validation))
         state.history.seconds.append(time.perf_counter() - start)

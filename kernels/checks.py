@@ -108,7 +108,7 @@ _SPECS: dict[str, dict[str, _Spec]] = {
         "plan": _READ("p", PLAN_ROW),
         "steps": _READ("s", STEP),
         "order": _READ("k", np.int64),
-        "losses": _Spec("2", np.float64, written=True),
+        "losses": _Spec("3", np.float64, written=True),
     },
     "predict": {"plan": _READ("p", PLAN_ROW), "order": _READ("k", np.int64), "out": _WRITTEN("kO")},
 }

@@ -489,6 +489,7 @@ cdef void _train_step(
             _optimizer_step(row.optimizer, grads + W, row.n_in, step, params + W, m + W, v + W)
     losses[0] += step.loss_scale * data_loss
     losses[1] += step.loss_scale * 0.5 * step.l2 * squares
+    losses[2] += 1
 
 
 def _predict(

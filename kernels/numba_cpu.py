@@ -323,6 +323,7 @@ def _train_steps(
                 _apply(row.optimizer, steps[s], 1.0, 0.0, 1, n, *sums, *state, n)
         losses[0] += steps[s].loss_scale * data_loss
         losses[1] += steps[s].loss_scale * 0.5 * steps[s].l2 * squares
+        losses[2] += 1
 
 
 @jit

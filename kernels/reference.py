@@ -334,8 +334,8 @@ def linear_update(
 ) -> float:
     """Gradient of one layer and the optimiser's step on it, the gradient never stored.
 
-    The gradient is that of `linear_grad` with ``grad_scale`` and ``l2`` of ``step``, the update that of the
-    optimiser's ``_step`` operation.
+    The gradient is that of `linear_grad` with ``grad_scale`` and ``l2`` of ``step`` (``keep`` is ignored), the update
+    that of the optimiser's ``_step`` operation.
 
     Parameters
     ----------
@@ -359,7 +359,7 @@ def linear_update(
     -----
     Cheng (6a)(6b)(8f)-(9), Book 4.5.
     """
-    grad_W, grad_b = np.empty_like(W), np.empty_like(b)
+    grad_W, grad_b = np.zeros_like(W), np.zeros_like(b)
     squares = linear_grad(a_prev, delta, step, W, grad_W, grad_b, scratch)
     _optimizer_step(optimizer, step, grad_W.ravel(), W.ravel(), m_W.ravel(), v_W.ravel())
     _optimizer_step(optimizer, step, grad_b, b, m_b, v_b)
@@ -381,8 +381,9 @@ def train_steps(
         B above.
     buffers : Buffers
         ``params``, ``m``, ``v`` are updated in place; ``grads``, ``work``, ``saved`` and ``scratch`` are overwritten.
-    losses : ndarray of shape (2,), dtype float64
-        Added to: the samples' losses and the L2 penalty, both times ``loss_scale`` of their step.
+    losses : ndarray of shape (3,), dtype float64
+        Added to: the samples' losses and the L2 penalty, both times ``loss_scale`` of their step, and the number of
+        steps done.
     n_threads : int
 
     Notes
@@ -418,6 +419,7 @@ def train_steps(
                 _optimizer_step(row["optimizer"], step, *flat)
         losses[0] += step["loss_scale"][0] * data_loss
         losses[1] += step["loss_scale"][0] * 0.5 * step["l2"][0] * squares
+        losses[2] += 1
 
 
 def predict(plan: Array, order: Array, batch_size: int, buffers: Buffers, out: Array, n_threads: int = 1) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -27,6 +28,8 @@ DIFFERENCES = "largest differences"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: Ctrl-C could not be tested
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "exhaustive: thousands of mixes; run with -m exhaustive")
 
 

@@ -313,8 +313,8 @@ def _train_steps(draw: Draws, options: Options, backend: Backend) -> dict[str, A
         "steps": options.steps(n_steps),
         "order": draw.order(length, n),
         "batch_size": options.batch,
-        "buffers": run_buffers(plan, backend.scratch_size(plan.rows, options.batch), data, state),
-        "losses": np.zeros(2),
+        "buffers": run_buffers(plan, backend, data, state),
+        "losses": np.zeros(3),
     }
 
 
@@ -324,7 +324,7 @@ def _predict(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
     plan = prediction_plan(layout, _activations(options), options.batch, Data(sparse=options.sparse))
     buffers = run_buffers(
         plan,
-        backend.scratch_size(plan.rows, options.batch),
+        backend,
         _samples(draw, options, n),
         {"params": _parameters(draw, layout)},
     )
