@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -527,7 +528,10 @@ def command(*arguments: Any, code: str = MAIN) -> subprocess.Popen[str]:
     program = [sys.executable, "-c", code, *map(str, arguments)]
     path = os.pathsep.join([str(Path(cli.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    elsewhere = tempfile.gettempdir()  # in a checkout the sources would stand before what is installed
+    return subprocess.Popen(
+        program, env=environment, cwd=elsewhere, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGPIPE")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -58,16 +61,38 @@ def test_threads_share_an_estimator_for_prediction(compiled: str) -> None:
         np.testing.assert_array_equal(probabilities, np.roll(expected, shift, axis=0))
 
 
+FORKING = """
+import faulthandler, multiprocessing, sys
+from concurrent.futures import ThreadPoolExecutor
+sys.path.insert(0, {tests!r})
+import test_workers
+
+def fit(seed):
+    faulthandler.dump_traceback_later(60, exit=True)  # a child that hangs says where
+    return test_workers.fit({backend!r}, seed)
+
+test_workers.fit({backend!r}, 0)
+with ThreadPoolExecutor(1) as pool:
+    busy = pool.submit(lambda: [test_workers.fit({backend!r}, 0) for _ in range(5)])
+    with multiprocessing.get_context("fork").Pool(2) as children:
+        got = children.map_async(fit, range(6)).get(timeout=120)
+    busy.result()
+test_workers.assert_same(got, {backend!r})
+"""
+
+
 @needs_fork
-def test_forked_child(compiled: str) -> None:
-    """A child forked after the parent trained, while another of its threads trains, trains too."""
-    fit(compiled, 0)
-    with ThreadPoolExecutor(1) as pool:
-        busy = pool.submit(lambda: [fit(compiled, 0) for _ in range(5)])
-        with multiprocessing.get_context("fork").Pool(2) as children:
-            got = children.starmap_async(fit, [(compiled, seed) for seed in range(6)]).get(timeout=60)
-        busy.result()
-    assert_same(got, compiled)
+def test_forked_child(compiled: str, tmp_path: Path) -> None:
+    """A child forked after the parent trained, while another of its threads trains, trains too.
+
+    In a process of its own: the threads that tests before this one left behind must not stand at the fork.
+    """
+    program = FORKING.format(tests=str(Path(__file__).parent), backend=compiled)
+    where = str(Path(fastbp.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": where}
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("kind", ["loky", "threading", pytest.param("multiprocessing", marks=needs_fork)])
