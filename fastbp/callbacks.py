@@ -117,8 +117,10 @@ class EarlyStopping(Callback):
         restore_best: bool = True,
     ) -> None:
         _check_monitor(monitor)
-        if patience < 1:
-            raise ValueError(f"patience is {patience}; pass at least 1 epoch")
+        if not isinstance(patience, int) or patience < 1:
+            raise ValueError(f"patience is {patience!r}; pass a whole number of at least 1 epoch")
+        if not min_delta >= 0:
+            raise ValueError(f"min_delta is {min_delta!r}; pass a number of at least 0")
         self.monitor, self.patience, self.min_delta, self.restore_best = monitor, patience, min_delta, restore_best
 
     def on_train_begin(self, state: TrainingState) -> None:

@@ -32,14 +32,13 @@ def as_features(X: Any, dtype: Any, n_features: int | None = None, *, check: boo
         If X is not a finite, numeric, non-empty (n, I) matrix.
     """
     if check:
-        from sklearn.utils import check_array
-
-        X = check_array(X, accept_sparse=["csr", "csc"], dtype=dtype, order="C", input_name="X")
+        X = _checked(X, dtype)
     if n_features is not None and X.shape[1] != n_features:
         raise ValueError(
             f"X has {X.shape[1]} features, but the network has {n_features} inputs; pass X of shape (n, {n_features})"
         )
     if hasattr(X, "tocsr"):
+        _check_indices(X)
         return _as_csr(X.tocsr(), dtype)
     dense = np.ascontiguousarray(X, dtype=dtype)
     return {
@@ -50,15 +49,39 @@ def as_features(X: Any, dtype: Any, n_features: int | None = None, *, check: boo
     }
 
 
-def _as_csr(X: Any, dtype: Any) -> dict[str, NDArray[Any]]:
-    """Return a CSR matrix's arrays; SciPy does not look at the indices of a matrix that it is given."""
-    if X.nnz and (X.indices.min() < 0 or X.indices.max() >= X.shape[1] or (np.diff(X.indptr) < 0).any()):
+def _checked(X: Any, dtype: Any) -> Any:
+    """Return X as scikit-learn accepts it: numbers, finite in the dtype to come too, at least one."""
+    from sklearn.utils import check_array
+
+    X = check_array(X, accept_sparse=["csr", "csc"], dtype="numeric", order="C", input_name="X")
+    if X.dtype.kind not in "biuf":
+        raise TypeError(f"X has dtype {X.dtype}; pass numbers")
+    if X.dtype == dtype:
+        return X
+    with np.errstate(over="ignore"):
+        X = X.astype(dtype)
+    if not np.isfinite(X.data if hasattr(X, "tocsr") else X).all():
+        raise ValueError(f"X contains a value too large for {np.dtype(dtype)}, which becomes infinity; rescale X")
+    return X
+
+
+def _check_indices(X: Any) -> None:
+    """Refuse a damaged CSR or CSC matrix: SciPy does not look at the arrays that it is given."""
+    if X.format not in ("csr", "csc"):
+        return
+    n_entries, n_minor = len(X.data), X.shape[1 if X.format == "csr" else 0]
+    rising = X.indptr[0] == 0 and X.indptr[-1] == n_entries and (np.diff(X.indptr) >= 0).all()
+    if not rising or len(X.indices) != n_entries or (n_entries and (X.indices.min() < 0 or X.indices.max() >= n_minor)):
         raise ValueError("X is a damaged sparse matrix: its indices lie outside of it; see X.check_format()")
+
+
+def _as_csr(X: Any, dtype: Any) -> dict[str, NDArray[Any]]:
+    """Return a CSR matrix's arrays; the indices are copies, since kernels trust them while they run."""
     return {
         "X": np.empty((0, X.shape[1]), dtype),
         "X_data": np.ascontiguousarray(X.data, dtype=dtype),
-        "X_indices": np.ascontiguousarray(X.indices, dtype=np.int32),
-        "X_indptr": np.ascontiguousarray(X.indptr, dtype=np.int64),
+        "X_indices": np.array(X.indices, dtype=np.int32),
+        "X_indptr": np.array(X.indptr, dtype=np.int64),
     }
 
 
@@ -118,7 +141,7 @@ def as_targets(y: Any, dtype: Any, n: int, n_outputs: int, output: Activation, l
 
 
 def _as_classes(y: NDArray[Any], n_outputs: int) -> NDArray[np.int64]:
-    classes = np.ascontiguousarray(y, dtype=np.int64) if np.isfinite(y).all() else None
+    classes = np.array(y, dtype=np.int64) if np.isfinite(y).all() else None  # a copy: kernels trust it while they run
     if classes is None or (y.dtype.kind == "f" and (classes != y).any()):
         raise ValueError(
             f"y holds numbers that are no class numbers, beside a network with {n_outputs} outputs; pass whole numbers "

@@ -158,6 +158,9 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         """Return why the kernels must not replace scikit-learn's loop, or None."""
         if (self.loss, self.out_activation_) not in _CANONICAL:
             return f"out_activation_ is {self.out_activation_!r}, with which the kernels have no loss {self.loss!r}"
+        for name in _OVERRIDABLE:
+            if name in vars(self):
+                return f"{name} was set on this object, and the kernels do not call it"
         for cls in type(self).__mro__:
             if cls in (MLPClassifier, MLPRegressor):
                 return None
@@ -318,6 +321,7 @@ class _Epochs:
     """Epochs of an estimator's stochastic solver over the kernels."""
 
     def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any) -> None:
+        estimator.coefs_, estimator.intercepts_ = _as_list(estimator.coefs_), _as_list(estimator.intercepts_)
         self.estimator, layout = estimator, estimator._layout()
         self.parameters = estimator._parameters(layout)
         dtype = _kernel_dtype(X, self.parameters)
@@ -678,6 +682,11 @@ def _flat(arrays: list[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
     flat = aligned_empty(sum(array.size for array in arrays), dtype)
     np.concatenate([array.ravel() for array in arrays], out=flat, casting="same_kind")
     return flat
+
+
+def _as_list(arrays: Any) -> list[NDArray[Any]]:
+    """Return the list itself: after early stopping it is that of the best parameters, too."""
+    return arrays if isinstance(arrays, list) else list(arrays)
 
 
 def _address(array: NDArray[Any]) -> int:

@@ -18,7 +18,21 @@ from .plan import Layout, aligned_empty
 from .run import forward
 
 
-class Network:
+class Fixed:
+    """Base of objects some of whose attributes are set once: replaced later, buffers would not fit each other."""
+
+    _fixed: tuple[str, ...] = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._fixed and name in self.__dict__:
+            kind = type(self).__name__
+            raise AttributeError(
+                f"{kind}.{name} cannot be replaced; make a new {kind} (arrays may be changed in place)"
+            )
+        super().__setattr__(name, value)
+
+
+class Network(Fixed):
     """A multilayer perceptron: z^l = a^(l-1) W^l + b^l, a^l = act(z^l) (P&P (2)(3), Cheng (3)(4), Book 4.1.4).
 
     Parameters
@@ -47,7 +61,7 @@ class Network:
         The backend's name.
     parameters : ndarray of shape (n_parameters,)
         All weights, then all biases, in one flat buffer.
-    weights, biases : list of ndarray
+    weights, biases : tuple of ndarray
         Each layer's W of shape (inputs, outputs) and b of shape (outputs,), views into ``parameters``.
 
     Raises
@@ -64,6 +78,19 @@ class Network:
     >>> net.n_parameters, net.weights[0].shape, net.biases[1].shape
     (23, (4, 3), (2,))
     """
+
+    _fixed = (
+        "layer_sizes",
+        "hidden_activation",
+        "output",
+        "bias",
+        "dtype",
+        "layout",
+        "activations",
+        "parameters",
+        "weights",
+        "biases",
+    )
 
     def __init__(
         self,
@@ -89,7 +116,8 @@ class Network:
         self.layout = Layout(self.layer_sizes, self.bias)
         self.activations: tuple[Activation, ...] = (*[hidden] * (self.layout.n_layers - 1), last)
         self.parameters = aligned_empty(self.layout.size, self.dtype)
-        self.weights, self.biases = self.layout.weights(self.parameters), self.layout.biases(self.parameters)
+        self.weights = tuple(self.layout.weights(self.parameters))
+        self.biases = tuple(self.layout.biases(self.parameters))
         self._initialize(as_random_state(random_state))
 
     def _initialize(self, random_state: np.random.RandomState) -> None:
@@ -195,17 +223,21 @@ class Network:
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what pickle and copy keep: the specification and a copy of the parameters."""
+        """Return what pickle and copy keep: the specification, a copy of the parameters, what a subclass added."""
         backend = {"backend": self.backend, "n_threads": self.n_threads}
-        return {**self.spec(), **backend, "parameters": self.parameters.copy()}
+        added = {name: value for name, value in self.__dict__.items() if name not in (*self._fixed, *backend)}
+        return {**self.spec(), **backend, "parameters": self.parameters.copy(), "added": added}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        parameters = state.pop("parameters")
+        state = dict(state)
+        parameters, added = state.pop("parameters"), state.pop("added")
         try:
-            Network.__init__(self, **state)
+            kernels.backend(state["backend"])
         except ImportError:  # saved where another backend was available
-            Network.__init__(self, **{**state, "backend": "auto"})
+            state["backend"] = "auto"
+        Network.__init__(self, **state)
         self.parameters[...] = parameters
+        self.__dict__.update(added)
 
 
 def _as_layer_sizes(layer_sizes: Iterable[int]) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,13 @@ from . import kernels
 from .callbacks import Callback, History, TrainingState
 from .data import as_features, as_sample_weight, as_targets, is_sparse, n_samples
 from .losses import as_loss
-from .network import Network
+from .network import Fixed, Network
 from .optimizers import Optimizer, as_optimizer
 from .plan import Data, aligned_empty, run_buffers, training_plan
 from .run import PREDICTION_BATCH, Run, batch_scales, make_table
 
 
-class Trainer:
+class Trainer(Fixed):
     """Trains a network by mini-batch gradient descent and back-propagation (Cheng algorithm 9.1, Book 4.6).
 
     Parameters
@@ -67,6 +68,8 @@ class Trainer:
     array([0, 1, 1, 0])
     """
 
+    _fixed = ("network", "loss", "loss_code", "batch_size", "optimizer", "m", "v")
+
     def __init__(
         self,
         network: Network,
@@ -92,6 +95,7 @@ class Trainer:
         self.step = 0
         self.m, self.v = (aligned_empty(network.n_parameters, network.dtype) for _ in range(2))
         self.m[...] = self.v[...] = 0
+        self._training = False
 
     def __repr__(self) -> str:
         return (
@@ -149,17 +153,23 @@ class Trainer:
         data = self._data(X, y, sample_weight)
         validation = None if validation_data is None else self._data(*_as_pair(validation_data), None)
         callbacks = _with_progress(callbacks, progress)
+        if not self.network.parameters.flags.writeable:
+            raise ValueError("the network's parameters are read-only; set network.parameters.flags.writeable = True")
+        if self._training:
+            raise RuntimeError(
+                "this trainer is training already, in another thread or in a callback; make one for each"
+            )
         run = self._run(data)
         state = TrainingState(self, n_epochs=int(epochs), step=self.step)
         with ExitStack() as ends:
+            self._training = True
+            ends.callback(setattr, self, "_training", False)
             for callback in callbacks:
                 callback.on_train_begin(state)
                 ends.callback(callback.on_train_end, state)
             try:
-                for _ in range(epochs):
+                while state.epoch < epochs and not state.stop_training:
                     self._epoch(run, state, callbacks, shuffle, alpha, reduction, validation)
-                    if state.stop_training:
-                        break
             except KeyboardInterrupt:
                 warnings.warn("Training interrupted by user.", stacklevel=2)
         if not np.isfinite(self.network.parameters).all():
@@ -219,6 +229,8 @@ class Trainer:
         state.epoch += 1
         for callback in callbacks:
             callback.on_epoch_begin(state)
+        if state.stop_training:
+            return
         data = run.buffers._asdict()
         n, first = n_samples(data), self.step
         order = self.random_state.permutation(n) if shuffle else np.arange(n)
@@ -271,7 +283,7 @@ class Trainer:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickle and copy keep, the moments without their unused surroundings."""
-        return {**self.__dict__, "m": self.m.copy(), "v": self.v.copy()}
+        return {**self.__dict__, "m": self.m.copy(), "v": self.v.copy(), "_training": False}
 
 
 def _cut_points(callbacks: Sequence[Callback], first: int) -> Any:
@@ -283,10 +295,15 @@ def _cut_points(callbacks: Sequence[Callback], first: int) -> Any:
 
 
 def _with_progress(callbacks: Iterable[Callback], progress: bool) -> list[Callback]:
+    if isinstance(callbacks, Callback):
+        raise TypeError("callbacks is a callback; pass a list of them")
     callbacks = list(callbacks)
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise TypeError(f"a callback is a {type(callback).__name__}; pass objects of fastbp.Callback")
+        every = callback.every_n_steps
+        if every is not None and (isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 1):
+            raise ValueError(f"every_n_steps is {every!r}; pass a whole number of at least 1, or None")
     if progress:
         from .progress import ProgressBar
 
@@ -297,7 +314,7 @@ def _with_progress(callbacks: Iterable[Callback], progress: bool) -> list[Callba
 def _check_fit(epochs: int, alpha: float, reduction: str) -> None:
     if isinstance(epochs, bool) or not isinstance(epochs, int | np.integer) or epochs < 1:
         raise ValueError(f"epochs is {epochs!r}; pass a whole number of at least 1")
-    if not 0 <= alpha < np.inf:
+    if not isinstance(alpha, Real) or not 0 <= alpha < np.inf:
         raise ValueError(f"alpha is {alpha!r}; pass a number of at least 0")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; choose 'mean' or 'sum'")

@@ -26,7 +26,6 @@ from .contract import (
     Optimizer,
     Source,
     step_table,
-    workspace,
 )
 
 __all__ = [
@@ -47,7 +46,6 @@ __all__ = [
     "check_n_threads",
     "resolve",
     "step_table",
-    "workspace",
 ]
 
 MODULES = {
@@ -95,8 +93,9 @@ def resolve(name: str = "auto") -> str:
     ImportError
         If ``"auto"`` finds none.
     """
-    if name == "auto":
-        name = os.environ.get("FASTBP_BACKEND", "auto")
+    source = ""
+    if name == "auto" and os.environ.get("FASTBP_BACKEND"):
+        name, source = os.environ["FASTBP_BACKEND"], " in the environment variable FASTBP_BACKEND"
     if name == "auto":
         available = [candidate for candidate in AUTO_ORDER if _why_not(candidate) is None]
         if not available:
@@ -105,7 +104,7 @@ def resolve(name: str = "auto") -> str:
         return available[0]
     if name not in MODULES:
         names = ", ".join(repr(known) for known in ("auto", *MODULES))
-        raise ValueError(f"unknown backend {name!r}; choose one of {names}")
+        raise ValueError(f"unknown backend {name!r}{source}; choose one of {names}")
     return name
 
 
@@ -172,6 +171,6 @@ def _why_not_built() -> str:
         cause = json.loads(record.read_text(encoding="utf-8")).get("reason") or cause
     return (
         f"{cause}. Install a C compiler (Debian: apt install gcc; macOS: xcode-select --install) and reinstall without "
-        "the wheel that pip cached: pip install --force-reinstall --no-deps --no-cache-dir --no-binary fastbp fastbp "
-        "(in a checkout: make clean && make test)"
+        "the wheel that pip cached: in a checkout pip install --force-reinstall --no-deps --no-cache-dir . (or: make "
+        "clean && make test); from a package index the same with --no-binary fastbp fastbp in place of the dot"
     )

@@ -27,7 +27,6 @@ from .contract import (
     Op,
     Optimizer,
     Source,
-    workspace,
 )
 
 Array = NDArray[Any]
@@ -112,6 +111,9 @@ _SPECS: dict[str, dict[str, _Spec]] = {
     },
     "predict": {"plan": _READ("p", PLAN_ROW), "order": _READ("k", np.int64), "out": _WRITTEN("kO")},
 }
+_OPTIONAL = ("saved", "scratch", "n_threads")
+"""Arguments that may be left out, by keyword."""
+
 _CODES: dict[str, type[IntEnum]] = {"activation": Activation, "loss": Loss, "optimizer": Optimizer}
 _LOSS_OUTPUTS = {
     Loss.CROSS_ENTROPY: Activation.SOFTMAX,
@@ -151,9 +153,14 @@ class Backend:
 
     def scratch_size(self, plan: Array, batch_size: int) -> int:
         """Return how many elements of ``scratch`` a walk of ``plan`` needs."""
-        layers = plan[np.isin(plan["op"], (Op.LINEAR_FORWARD, Op.BACKPROP_DELTA, Op.LINEAR_GRAD, Op.LINEAR_UPDATE))]
-        sizes = (self.module.scratch_size(int(row["n_in"]), int(row["n_out"]), batch_size) for row in layers)
-        return max(sizes, default=0)
+        return _scratch_size(self.module, plan, batch_size)
+
+
+def _scratch_size(module: ModuleType, plan: Array, batch_size: int) -> int:
+    """Return how many elements of ``scratch`` the layers of a plan need."""
+    layers = (row for row in plan if row["W"] != NONE and row["op"] != Op.OPTIMIZER_STEP)
+    sizes = (module.scratch_size(int(row["n_in"]), int(row["n_out"]), batch_size) for row in layers)
+    return max(sizes, default=0)
 
 
 def _checked(operation: str, module: ModuleType) -> Callable[..., Any]:
@@ -174,7 +181,7 @@ def _checked(operation: str, module: ModuleType) -> Callable[..., Any]:
         sizes = _check_arrays(values, specs)
         _fill_in(values, sizes, module)
         if operation in _RANGE_CHECKS:
-            _RANGE_CHECKS[operation](values, sizes)
+            _RANGE_CHECKS[operation](values, sizes, module)
         return kernel(*(values[name] for name in names))
 
     checked.__signature__ = signature  # type: ignore[attr-defined]
@@ -184,9 +191,7 @@ def _checked(operation: str, module: ModuleType) -> Callable[..., Any]:
 def _with_defaults(signature: inspect.Signature) -> inspect.Signature:
     """Make ``saved``, ``scratch`` and ``n_threads`` optional, by keyword: outputs follow the first two."""
     parameters = [
-        parameter.replace(kind=parameter.KEYWORD_ONLY, default=None)
-        if name in ("saved", "scratch", "n_threads")
-        else parameter
+        parameter.replace(kind=parameter.KEYWORD_ONLY, default=None) if name in _OPTIONAL else parameter
         for name, parameter in signature.parameters.items()
     ]
     return signature.replace(parameters=sorted(parameters, key=lambda parameter: parameter.kind))
@@ -196,7 +201,8 @@ def check_n_threads(n_threads: int | None) -> int:
     """Return a number of threads, 1 for None."""
     if n_threads is None:
         return 1
-    if isinstance(n_threads, bool) or not isinstance(n_threads, int | np.integer) or n_threads < 1:
+    whole = isinstance(n_threads, int | np.integer) and not isinstance(n_threads, bool)
+    if not whole or not 1 <= n_threads < 2**31:
         raise ValueError(f"n_threads is {n_threads!r}; pass a whole number of at least 1, or None")
     return int(n_threads)
 
@@ -218,7 +224,7 @@ def _check_arrays(values: dict[str, Any], specs: dict[str, _Spec]) -> dict[str, 
     owners: dict[str, str] = {}
     for name, spec in specs.items():
         array = values[name]
-        if array is None:  # saved and scratch, filled in later
+        if array is None and name in _OPTIONAL:  # filled in later
             continue
         _check_kind(name, array, np.dtype(spec.dtype or dtype), spec.written)
         if spec.shape == "*":
@@ -253,7 +259,7 @@ def _floating_dtype(values: dict[str, Any], specs: dict[str, _Spec]) -> Any:
     if "buffers" in values:
         return _check_buffers(values["buffers"])
     for name, spec in specs.items():
-        if spec.dtype is None and values[name] is not None:
+        if spec.dtype is None and name not in _OPTIONAL:
             dtype = getattr(values[name], "dtype", None)
             if dtype in (np.float32, np.float64):
                 return dtype
@@ -311,17 +317,17 @@ def _check_csr(data: Array, indices: Array, indptr: Array, n_columns: int) -> No
         raise ValueError(f"indptr must rise from 0 to {len(data)}, the number of entries; got {indptr}")
 
 
-def _check_csr_gather(values: dict[str, Any], sizes: dict[str, int]) -> None:
+def _check_csr_gather(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     _check_csr(values["data"], values["indices"], values["indptr"], sizes["I"])
     _check_indices("order", values["order"], sizes["r"] - 1)
 
 
-def _check_classes_gather(values: dict[str, Any], sizes: dict[str, int]) -> None:
+def _check_classes_gather(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     _check_indices("order", values["order"], sizes["n"])
     _check_indices("classes", values["classes"], sizes["O"])
 
 
-def _check_loss(values: dict[str, Any], sizes: dict[str, int]) -> None:
+def _check_loss(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     loss, activation = Loss(values["loss"]), Activation(values["activation"])
     wanted = _LOSS_OUTPUTS.get(loss, activation)
     if activation != wanted:
@@ -331,7 +337,7 @@ def _check_loss(values: dict[str, Any], sizes: dict[str, int]) -> None:
         )
 
 
-def _check_below(values: dict[str, Any], sizes: dict[str, int]) -> None:
+def _check_below(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     if values["activation"] == Activation.SOFTMAX:
         raise ValueError("softmax is an output activation; backprop_delta takes that of a hidden layer")
 
@@ -355,8 +361,8 @@ def _check_buffers(buffers: Buffers) -> Any:
     return dtype
 
 
-def _check_train_steps(values: dict[str, Any], sizes: dict[str, int]) -> None:
-    batch_size = _check_run(values)
+def _check_train_steps(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
+    batch_size = _check_run(values, module, predicting=False)
     n_steps = -(-sizes["k"] // batch_size)
     if sizes["s"] != n_steps:
         raise ValueError(
@@ -364,39 +370,90 @@ def _check_train_steps(values: dict[str, Any], sizes: dict[str, int]) -> None:
         )
 
 
-def _check_predict(values: dict[str, Any], sizes: dict[str, int]) -> None:
-    _check_run(values)
+def _check_predict(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
+    _check_run(values, module, predicting=True)
     forward = values["plan"][values["plan"]["op"] == Op.LINEAR_FORWARD]
     if not len(forward) or forward[-1]["a"] != NONE or forward[-1]["n_out"] != sizes["O"]:
         raise ValueError(f"the plan's last layer must write (n, {sizes['O']}) outputs to out: its a must be NONE")
 
 
-def _check_run(values: dict[str, Any]) -> int:
+def _check_run(values: dict[str, Any], module: ModuleType, predicting: bool) -> int:
     """Check what `train_steps` and `predict` share: batch size, order, and that the plan stays within the buffers."""
     plan, buffers, batch_size = values["plan"], values["buffers"], values["batch_size"]
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}; pass a whole number of at least 1")
-    check_plan(plan, buffers, int(batch_size))
+    check_plan(plan, buffers, int(batch_size), predicting)
+    needed = _scratch_size(module, plan, int(batch_size))
+    if buffers.scratch.size < needed:
+        raise ValueError(f"scratch has {buffers.scratch.size} elements; this plan needs {needed}")
     n_samples = max(len(buffers.X), len(buffers.X_indptr) - 1)
     _check_indices("order", values["order"], n_samples)
     return int(batch_size)
 
 
-def check_plan(plan: Array, buffers: Buffers, batch_size: int) -> None:
+def check_plan(plan: Array, buffers: Buffers, batch_size: int, predicting: bool = False) -> None:
     """Refuse a plan that would reach beyond the buffers of its run."""
-    if not np.isin(plan["op"], list(Op)).all():
-        raise ValueError(f"the plan holds an unknown operation: {sorted(set(plan['op'].tolist()) - set(Op))}")
-    if (plan["n_in"] < 0).any() or (plan["n_out"] < 0).any():
-        raise ValueError("the plan holds a negative size")
-    needed = workspace(plan, batch_size)
-    if needed > buffers.work.size:
-        raise ValueError(f"work has {buffers.work.size} elements; this plan needs {needed}")
-    layers = plan[(plan["op"] >= Op.LINEAR_FORWARD) & (plan["W"] != NONE)]
-    weights = np.where(layers["op"] == Op.OPTIMIZER_STEP, layers["n_in"], layers["n_in"] * layers["n_out"])
-    ends = [*(layers["W"] + weights), *(layers["b"] + layers["n_out"] * (layers["b"] != NONE))]
-    if (layers["W"] < 0).any() or max(ends, default=0) > buffers.params.size:
-        raise ValueError(f"params has {buffers.params.size} elements; this plan needs {max(ends, default=0)}")
+    allowed = (*_GATHERS, Op.LINEAR_FORWARD) if predicting else tuple(Op)
+    for number, row in enumerate(plan):
+        if int(row["op"]) not in allowed:
+            raise ValueError(f"row {number} of the plan holds the operation {row['op']}; here only {allowed} run")
+        op = Op(row["op"])
+        sizes = {"n_in": int(row["n_in"]), "n_out": int(row["n_out"])}
+        least = {"n_in": int(op not in _GATHERS and op != Op.OUTPUT_DELTA), "n_out": int(op != Op.OPTIMIZER_STEP)}
+        if any(sizes[name] < least[name] for name in sizes):
+            raise ValueError(f"row {number} of the plan, {op.name.lower()}, has the sizes {sizes}; pass positive ones")
+        for offset, columns in _WORK_FIELDS[op].items():
+            width = batch_size * (sizes[columns] if columns else 1)
+            if int(row[offset]) == NONE and (offset == "weight" or (offset == "a" and predicting)):
+                continue
+            _check_span(number, op, offset, int(row[offset]), width, "work", buffers.work)
+        for names, offset, length in _parameter_spans(row, op, sizes):
+            for name in names:
+                _check_span(number, op, offset, int(row[offset]), length, name, getattr(buffers, name))
     _check_sources(plan, buffers)
+
+
+_GATHERS = (Op.GATHER_ROWS, Op.GATHER_CSR_ROWS, Op.GATHER_CLASSES)
+_WORK_FIELDS: dict[Op, dict[str, str]] = {
+    Op.GATHER_ROWS: {"a": "n_out"},
+    Op.GATHER_CSR_ROWS: {"a": "n_out"},
+    Op.GATHER_CLASSES: {"a": "n_out"},
+    Op.LINEAR_FORWARD: {"a_prev": "n_in", "a": "n_out"},
+    Op.OUTPUT_DELTA: {"a": "n_out", "y": "n_out", "delta": "n_out", "weight": ""},
+    Op.BACKPROP_DELTA: {"delta": "n_out", "a_prev": "n_in", "delta_prev": "n_in"},
+    Op.LINEAR_GRAD: {"a_prev": "n_in", "delta": "n_out"},
+    Op.LINEAR_UPDATE: {"a_prev": "n_in", "delta": "n_out"},
+    Op.OPTIMIZER_STEP: {},
+}
+"""What each row reads and writes in ``work``, and which of its sizes is the width; "" is one column."""
+
+_MOMENTS = {Optimizer.SGD: (), Optimizer.MOMENTUM: ("m",), Optimizer.NESTEROV: ("m",), Optimizer.ADAM: ("m", "v")}
+
+
+def _parameter_spans(row: Any, op: Op, sizes: dict[str, int]) -> list[tuple[tuple[str, ...], str, int]]:
+    """Return which buffers a row uses beside ``work``, from which of its offsets on, and how many elements."""
+    if op in _GATHERS or op == Op.OUTPUT_DELTA:
+        return []
+    names: tuple[str, ...] = ("params",)
+    if op == Op.LINEAR_GRAD:
+        names = ("params", "grads")
+    elif op in (Op.LINEAR_UPDATE, Op.OPTIMIZER_STEP):
+        if int(row["optimizer"]) not in set(Optimizer):
+            raise ValueError(f"the plan holds the unknown optimizer {row['optimizer']}")
+        names = ("params", *_MOMENTS[Optimizer(row["optimizer"])])
+    if op == Op.OPTIMIZER_STEP:
+        return [((*names, "grads"), "W", sizes["n_in"])]
+    bias = [] if row["b"] == NONE or op == Op.BACKPROP_DELTA else [(names, "b", sizes["n_out"])]
+    return [(names, "W", sizes["n_in"] * sizes["n_out"]), *bias]
+
+
+def _check_span(number: int, op: Op, offset: str, start: int, length: int, name: str, buffer: Array) -> None:
+    """Refuse ``length`` elements from ``start`` on that do not lie within a buffer."""
+    if start < 0 or start + length > buffer.size:
+        raise ValueError(
+            f"{name} has {buffer.size} elements; row {number} of the plan, {op.name.lower()}, needs those from "
+            f"{start} ({offset}) to {start + length}"
+        )
 
 
 def _check_sources(plan: Array, buffers: Buffers) -> None:
@@ -420,8 +477,8 @@ def _check_sources(plan: Array, buffers: Buffers) -> None:
             raise ValueError(f"the plan's {name} needs a source of shape {wanted}, got {got}")
 
 
-_RANGE_CHECKS: dict[str, Callable[[dict[str, Any], dict[str, int]], None]] = {
-    "gather_rows": lambda values, sizes: _check_indices("order", values["order"], sizes["n"]),
+_RANGE_CHECKS: dict[str, Callable[[dict[str, Any], dict[str, int], ModuleType], None]] = {
+    "gather_rows": lambda values, sizes, module: _check_indices("order", values["order"], sizes["n"]),
     "gather_csr_rows": _check_csr_gather,
     "gather_classes": _check_classes_gather,
     "output_delta": _check_loss,

@@ -182,21 +182,3 @@ def step_table(n_steps: int = 1, **values: float | NDArray[np.float64]) -> NDArr
     for name, value in values.items():
         table[name] = value
     return table
-
-
-def workspace(plan: NDArray[np.void], batch_size: int) -> int:
-    """Return how many elements of ``work`` a plan's rows use for batches of ``batch_size``."""
-    end = 0
-    for offset, columns in (
-        ("a_prev", "n_in"),
-        ("a", "n_out"),
-        ("y", "n_out"),
-        ("weight", None),
-        ("delta", "n_out"),
-        ("delta_prev", "n_in"),
-    ):
-        used = plan[plan[offset] != NONE]
-        if len(used):
-            width = 1 if columns is None else used[columns]
-            end = max(end, int((used[offset] + batch_size * width).max()))
-    return end

@@ -247,3 +247,55 @@ def test_importing_fastbp_is_cheap() -> None:
         "scipy",
     }
     assert not heavy & set(done.stdout.split())
+
+
+def plan_arguments(backend: kernels.Backend) -> dict[str, Any]:
+    """Arguments of a run by hand: Adam, one hidden layer, weights for the samples."""
+    net = fastbp.Network((5, 4, 3), dtype="float64", random_state=0, backend=backend.name)
+    trainer = fastbp.Trainer(net, batch_size=4, backend=backend.name)
+    run = trainer._run(trainer._data(np.ones((8, 5)), np.eye(3)[np.arange(8) % 3], np.ones(8)))
+    steps = kernels.step_table(2, rate=0.1, beta_1=0.9, beta_2=0.9, epsilon=1e-8)
+    losses = np.zeros(3)
+    plan, order = run.plan.rows.copy(), np.arange(8)
+    arguments = {"plan": plan, "steps": steps, "order": order, "batch_size": 4}
+    return {**arguments, "buffers": run.buffers, "losses": losses}
+
+
+@pytest.mark.parametrize(
+    "field", ["a", "a_prev", "W", "b", "delta", "delta_prev", "y", "weight", "n_in", "n_out", "op"]
+)
+@pytest.mark.parametrize("value", [-(2**40), -2, 2**40, 2**62])
+def test_a_plan_that_leaves_its_buffers_is_refused(backend: kernels.Backend, field: str, value: int) -> None:
+    for number in range(len(plan_arguments(backend)["plan"])):
+        arguments = plan_arguments(backend)
+        row = arguments["plan"][number]
+        if row[field] == kernels.NONE or (field.startswith("n_") and row[field] == 0):
+            continue
+        if (row["op"] == kernels.Op.BACKPROP_DELTA and field == "b") or (row["op"] <= 2 and field == "n_in"):
+            continue
+        row[field] = value
+        with pytest.raises(ValueError, match="plan"):
+            backend.train_steps(**arguments)
+
+
+@pytest.mark.parametrize("name", ["params", "m", "v", "work", "scratch", "y", "sample_weight", "X"])
+def test_buffers_too_small_for_the_plan_are_refused(backend: kernels.Backend, name: str) -> None:
+    if name == "scratch" and backend.name == "numpy":
+        pytest.skip("the reference needs no scratch")
+    arguments = plan_arguments(backend)
+    buffers = arguments["buffers"]
+    arguments["buffers"] = buffers._replace(**{name: getattr(buffers, name)[:0].copy()})
+    with pytest.raises(ValueError, match=r"plan|order"):
+        backend.train_steps(**arguments)
+
+
+@pytest.mark.parametrize("operation", kernels.OPERATIONS)
+def test_none_is_refused_for_every_array(backend: kernels.Backend, operation: str) -> None:
+    from operation_checks import _ARGUMENTS, Draws, Options
+
+    options = Options()
+    for name in _ARGUMENTS[operation](Draws(options, "float64", "float64"), options, backend):
+        arguments = _ARGUMENTS[operation](Draws(options, "float64", "float64"), options, backend)
+        arguments[name] = None
+        with pytest.raises((TypeError, ValueError), match=name):
+            getattr(backend, operation)(**arguments)

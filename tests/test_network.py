@@ -487,3 +487,128 @@ def test_a_damaged_sparse_matrix_is_refused(backend_name: str) -> None:
         trainer.fit(damaged, y)
     with pytest.raises(ValueError, match="damaged sparse matrix"):
         trainer.network.predict(damaged)
+
+
+# ------------------------------------------------------------------------------- misuse that must not kill
+
+
+@pytest.mark.parametrize("name", ["parameters", "weights", "layer_sizes", "dtype"])
+def test_what_the_buffers_hang_on_cannot_be_replaced(name: str) -> None:
+    net = fastbp.Network((3, 2), random_state=0)
+    with pytest.raises(AttributeError, match=f"Network.{name} cannot be replaced"):
+        setattr(net, name, None)
+    net.parameters[...] = 0
+    trainer = fastbp.Trainer(net)
+    for attribute in ("network", "m", "v", "optimizer", "batch_size", "loss"):
+        with pytest.raises(AttributeError, match=f"Trainer.{attribute} cannot be replaced"):
+            setattr(trainer, attribute, None)
+
+
+def test_read_only_parameters_are_refused() -> None:
+    X, y = make_data()
+    trainer = make_trainer("numpy")
+    trainer.network.parameters.flags.writeable = False
+    with pytest.raises(ValueError, match="parameters are read-only"):
+        trainer.fit(X, y)
+
+
+def test_a_callback_may_change_the_data_that_was_handed_in(backend_name: str) -> None:
+    """Class numbers and sparse indices are copied: kernels trust them while they run."""
+    X, y = make_data()
+    sparse = scipy.sparse.csr_matrix(X)
+
+    class Vandal(fastbp.Callback):
+        every_n_steps = 1
+
+        def on_step_end(self, state: fastbp.TrainingState) -> None:
+            y[:] = 10**7
+            sparse.indices[:] = 10**7
+
+    make_trainer(backend_name).fit(sparse, y, epochs=2, callbacks=[Vandal()])
+
+
+@pytest.mark.parametrize("every", [-2, 0, 1.5, True])
+def test_bad_intervals_are_refused(every: Any) -> None:
+    X, y = make_data()
+    callback = fastbp.Callback()
+    callback.every_n_steps = every
+    with pytest.raises(ValueError, match="every_n_steps is"):
+        make_trainer("numpy").fit(X, y, callbacks=[callback])
+
+
+def test_training_twice_at_once_is_refused() -> None:
+    X, y = make_data()
+    trainer = make_trainer("numpy")
+
+    class Again(fastbp.Callback):
+        def on_epoch_begin(self, state: fastbp.TrainingState) -> None:
+            state.trainer.fit(X, y)
+
+    with pytest.raises(RuntimeError, match="training already"):
+        trainer.fit(X, y, callbacks=[Again()])
+    trainer.fit(X, y)
+
+
+@pytest.mark.parametrize("when", ["on_train_begin", "on_epoch_begin"])
+def test_training_may_be_stopped_before_it_begins(when: str) -> None:
+    X, y = make_data()
+    trainer = make_trainer("numpy")
+    callback = fastbp.Callback()
+    setattr(callback, when, lambda state: setattr(state, "stop_training", True))
+    assert trainer.fit(X, y, epochs=3, callbacks=[callback]).loss == []
+    assert trainer.step == 0
+
+
+@pytest.mark.parametrize("kind", ["csr_matrix", "csc_matrix"])
+@pytest.mark.parametrize("damage", ["end", "start", "falling", "index", "short"])
+def test_every_damage_to_a_sparse_matrix_is_refused(kind: str, damage: str) -> None:
+    X, _ = make_data()
+    damaged = getattr(scipy.sparse, kind)(X)
+    if damage == "end":
+        damaged.indptr[-1] = 10**9
+    elif damage == "start":
+        damaged.indptr[0] = -(10**8)
+    elif damage == "falling":
+        damaged.indptr[2] = damaged.indptr[5]
+    elif damage == "index":
+        damaged.indices[3] = 10**8
+    else:
+        damaged.data = damaged.data[:3]
+    with pytest.raises(ValueError, match=r"damaged|indptr|indices|data"):
+        make_trainer("numpy").network.predict(damaged)
+
+
+def test_what_a_subclass_adds_survives_copies() -> None:
+    net = NamedNetwork((3, 2), random_state=0)
+    net.name = "first"
+    net.name = "second"
+    again = pickle.loads(pickle.dumps(net))
+    assert type(again) is NamedNetwork
+    assert again.name == "second"
+    np.testing.assert_array_equal(again.parameters, net.parameters)
+
+
+class NamedNetwork(fastbp.Network):
+    name: str
+
+
+@pytest.mark.parametrize("X", [np.full((5, 7), "1"), np.zeros((5, 7), "M8[s]"), np.full((5, 7), 1e300)])
+def test_texts_dates_and_what_becomes_infinite_are_refused(X: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"numbers|numeric|too large|DType"):
+        make_trainer("numpy", "float32").network.predict(X)
+
+
+def test_a_network_from_where_another_backend_was_is_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = fastbp.Network((3, 2), random_state=0, backend="numpy")
+    made = pickle.dumps(net)
+    known = kernels.backend
+
+    def elsewhere(name: str = "auto") -> kernels.Backend:
+        if name == "numpy":
+            raise ImportError("not here")
+        return known(name)
+
+    monkeypatch.setattr(kernels, "backend", elsewhere)
+    again = pickle.loads(made)
+    assert again.backend in ("cython", "numba")
+    np.testing.assert_array_equal(again.parameters, net.parameters)
