@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -314,7 +313,7 @@ def _with_progress(callbacks: Iterable[Callback], progress: bool) -> list[Callba
 def _check_fit(epochs: int, alpha: float, reduction: str) -> None:
     if isinstance(epochs, bool) or not isinstance(epochs, int | np.integer) or epochs < 1:
         raise ValueError(f"epochs is {epochs!r}; pass a whole number of at least 1")
-    if not isinstance(alpha, Real) or not 0 <= alpha < np.inf:
+    if not isinstance(alpha, int | float | np.number) or not 0 <= alpha < np.inf:
         raise ValueError(f"alpha is {alpha!r}; pass a number of at least 0")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; choose 'mean' or 'sum'")
