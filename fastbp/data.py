@@ -65,6 +65,55 @@ def _checked(X: Any, dtype: Any) -> Any:
     return X
 
 
+def is_plain(array: Any, n_columns: int | None) -> bool:
+    """Tell whether an array passes every check as it is: finite, not empty, float32 or float64 in native byte order.
+
+    This takes microseconds; scikit-learn's validation, which takes anything, needs many times as long as a small
+    epoch. False may also mean that only a closer look can tell.
+
+    Parameters
+    ----------
+    array : object
+    n_columns : int or None
+        Columns of the matrix wanted; None for a vector.
+    """
+    if type(array) is not np.ndarray or array.dtype not in (np.float32, np.float64) or not array.size:
+        return False
+    if array.shape[1:] != (() if n_columns is None else (n_columns,)):
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(array.sum()))  # any NaN or infinity makes the sum one
+
+
+def label_matrix(y: Any, n: int, classes: NDArray[Any], *, all_occur: bool) -> NDArray[np.bool_] | None:
+    """Return whole-number labels as scikit-learn's LabelBinarizer does, or None where it has to look itself.
+
+    Parameters
+    ----------
+    y : object
+    n : int
+        Labels wanted.
+    classes : ndarray of shape (K,)
+        Sorted.
+    all_occur : bool
+        Whether each class must be among the labels.
+
+    Returns
+    -------
+    ndarray of shape (n, K), one True in each row, or (n, 1) for two classes; None if y is not a vector of n integers
+    out of these classes, which are two or more.
+    """
+    if type(y) is not np.ndarray or y.shape != (n,) or y.dtype.kind not in "iu" or classes.dtype.kind not in "iu":
+        return None
+    if not 2 <= len(classes) <= n // 2:  # more, and scikit-learn asks whether this is a classification at all
+        return None
+    matrix = y[:, None] == classes
+    occurring = matrix.any(axis=0)
+    if np.count_nonzero(matrix) != n or (all_occur and not occurring.all()):
+        return None
+    return matrix[:, 1:] if len(classes) == 2 else matrix
+
+
 def _check_indices(X: Any) -> None:
     """Refuse a damaged CSR or CSC matrix: SciPy does not look at the arrays that it is given."""
     if X.format not in ("csr", "csc"):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import threading
 import warnings
 from collections.abc import Iterable
 from numbers import Integral
@@ -20,28 +19,22 @@ from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import _multilayer_perceptron as original
-from sklearn.neural_network._base import LOSS_FUNCTIONS
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
-from sklearn.utils import shuffle
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import validate_data
-from threadpoolctl import threadpool_limits
 
 from . import kernels
 from .accelerate import check_sklearn_version
-from .data import as_features, is_sparse, n_samples
+from .data import as_features, is_plain, label_matrix
 from .kernels import Activation, Loss
-from .optimizers import SGD, Adam, Optimizer
-from .plan import Data, Layout, aligned_empty, gradient_plan, run_buffers, training_plan
+from .plan import Layout, aligned_empty
 from .progress import EpochProgress
-from .run import Run, batch_scales, forward, make_table
+from .run import forward
+from .solvers import Epochs, LossAndGradient, as_flat, kernel_dtype, loss_of_one, one_blas_thread
 
 log = logging.getLogger("fastbp")
 
 check_sklearn_version()
-
-GRADIENT_BATCH = 1024
-"""Samples that go through the network together for L-BFGS's loss and gradient, which add up over such blocks."""
 
 _OVERRIDABLE = ("_backprop", "_compute_loss_grad", "_forward_pass", "_loss_grad_lbfgs")
 """Methods of scikit-learn's loop: where a user's subclass overrides one of them, scikit-learn's own loop must run."""
@@ -74,9 +67,9 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         layout = self._layout()
         parameters = self._parameters(layout)
-        dtype = _kernel_dtype(X, parameters)
+        dtype = kernel_dtype(X, parameters)
         data = as_features(X, dtype, layout.layer_sizes[0], check=False)
-        backend, params = kernels.backend(self.backend), _flat(parameters, dtype)
+        backend, params = kernels.backend(self.backend), as_flat(parameters, dtype)
         return forward(backend, layout, self._activations(layout), params, data, self.n_threads or 1)
 
     def _layout(self) -> Layout:
@@ -99,6 +92,20 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         if self.loss == "log_loss":
             return Loss.BINARY_CROSS_ENTROPY if self.out_activation_ == "logistic" else Loss.CROSS_ENTROPY
         return Loss.POISSON if self.loss == "poisson" else Loss.SQUARED_ERROR
+
+    # ------------------------------------------------------------------------------------------- validation
+
+    def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, NDArray[Any]]:
+        """Return X and y validated; what a second call brings as plain arrays is not worth scikit-learn's long look."""
+        if not (reset or hasattr(self, "feature_names_in_")) and is_plain(X, self.n_features_in_):
+            targets = self._plain_targets(y, len(X))
+            if targets is not None:
+                return X, targets
+        return super()._validate_input(X, y, incremental, reset)
+
+    def _plain_targets(self, y: Any, n: int) -> NDArray[Any] | None:
+        """Return the targets that scikit-learn's validation would, or None where it has to look itself."""
+        return y if is_plain(y, None) and len(y) == n else None
 
     # ------------------------------------------------------------------------------------- stochastic solvers
 
@@ -136,7 +143,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         training, validation = (X, y, sample_weight), (None, None, None)
         if self.early_stopping:
             training, validation = self._split(X, y, sample_weight)
-        epochs = _Epochs(self, *training)
+        epochs = Epochs(self, *training)
         try:
             with EpochProgress(self.progress and not incremental, self.max_iter) as progress:
                 self._run_epochs(epochs, validation, incremental, progress)
@@ -197,7 +204,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         none = [] if weights else [None]
         return (*training, *none), (*validation, *none)
 
-    def _run_epochs(self, epochs: _Epochs, validation: Any, incremental: bool, progress: EpochProgress) -> None:
+    def _run_epochs(self, epochs: Epochs, validation: Any, incremental: bool, progress: EpochProgress) -> None:
         """Train epoch by epoch, with scikit-learn's bookkeeping after each."""
         self.n_iter_ = 0
         for _ in range(self.max_iter):
@@ -250,11 +257,10 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
             return
         layout = Layout(tuple(int(size) for size in layer_units))
         self._parameters(layout)
-        evaluator = _LossAndGradient(self, layout, X, y, sample_weight, np.dtype(np.float64))
-        with _one_blas_thread:
+        evaluator = LossAndGradient(self, layout, X, y, sample_weight)
+        with one_blas_thread:
             super()._fit_lbfgs(X, y, sample_weight, evaluator, *buffers)
-        outputs = np.result_type(X.dtype, evaluator.point_dtype)
-        self.loss_ = type(_loss_of_one(self, y, sample_weight, outputs))(self.loss_)
+        self.loss_ = type(loss_of_one(self, y, sample_weight, evaluator.dtype))(self.loss_)
 
     def _loss_grad_lbfgs(
         self,
@@ -273,8 +279,8 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
             return super()._loss_grad_lbfgs(packed_coef_inter, X, y, sample_weight, *buffers)
         self._unpack(packed_coef_inter)
         evaluator = activations
-        if not isinstance(evaluator, _LossAndGradient):
-            evaluator = _LossAndGradient(self, self._layout(), X, y, sample_weight, packed_coef_inter.dtype)
+        if not isinstance(evaluator, LossAndGradient):
+            evaluator = LossAndGradient(self, self._layout(), X, y, sample_weight)
         return evaluator(packed_coef_inter)
 
     # ----------------------------------------------------------------------------------- to and from scikit-learn
@@ -315,153 +321,6 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         shared = {name: params[name] for name in original_class(cls)._get_param_names()}
         own = {"backend": backend, "n_threads": n_threads, "progress": progress}
         return _copy_state(estimator, cls(**shared, **own), params.keys() - shared)
-
-
-class _Epochs:
-    """Epochs of an estimator's stochastic solver over the kernels."""
-
-    def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any) -> None:
-        estimator.coefs_, estimator.intercepts_ = _as_list(estimator.coefs_), _as_list(estimator.intercepts_)
-        self.estimator, layout = estimator, estimator._layout()
-        self.parameters = estimator._parameters(layout)
-        dtype = _kernel_dtype(X, self.parameters)
-        data = as_features(X, dtype, layout.layer_sizes[0], check=False)
-        self.n_samples = n = n_samples(data)
-        self.batch_size = _batch_size(estimator.batch_size, n)
-        self.order = np.arange(n, dtype=int)
-        data.update(_targets(y, dtype, layout.layer_sizes[-1], estimator.out_activation_))
-        self.weights = None if sample_weight is None else np.asarray(sample_weight, np.float64)
-        data["sample_weight"] = _weight_column(sample_weight, dtype)
-        length = n if estimator.batch_size == "auto" else np.int64(self.batch_size)  # as NumPy's clip returns it
-        self.loss_type = type(_loss_of_one(estimator, y, sample_weight, dtype) * length)
-        self.flat = _flat(self.parameters, dtype)
-        self.moments = _moments(estimator._optimizer, self.parameters, dtype)
-        self.rule = _as_rule(estimator._optimizer)
-        self.run_ = self._make_run(data)
-
-    def _make_run(self, data: dict[str, NDArray[Any]]) -> Run:
-        estimator = self.estimator
-        backend, layout = kernels.backend(estimator.backend), estimator._layout()
-        form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size))
-        codes = estimator._activations(layout), estimator._loss_code()
-        plan = training_plan(layout, *codes, self.rule.rule, self.batch_size, form)
-        state = {"params": self.flat, **self.moments}
-        buffers = run_buffers(plan, backend, data, state)
-        log.info(
-            "%s.fit runs on backend %s: %d samples in batches of %d",
-            type(estimator).__name__,
-            backend.name,
-            self.n_samples,
-            self.batch_size,
-        )
-        return Run(backend, plan, buffers, estimator.n_threads or 1)
-
-    def run(self) -> Any:
-        """Run one epoch and return its loss."""
-        estimator = self.estimator
-        if estimator.shuffle:
-            self.order = shuffle(self.order, random_state=estimator._random_state)
-        weights = None if self.weights is None else self.weights[self.order]
-        n_steps = -(-self.n_samples // self.batch_size)
-        t = getattr(estimator._optimizer, "t", 0)
-        scales = batch_scales(self.n_samples, self.batch_size, weights)
-        table = make_table(n_steps, scales, {"l2": estimator.alpha}, self._rates(t, n_steps))
-        try:
-            self.run_.steps(self.order, table)
-        finally:
-            done = self.run_.n_done
-            if isinstance(estimator._optimizer, AdamOptimizer) and done:
-                estimator._optimizer.t = t + done
-                estimator._optimizer.learning_rate = table["rate"][done - 1]
-        data_loss, penalty, _ = self.run_.losses.tolist()
-        if estimator.loss == "squared_error":  # scikit-learn's loss is the mean over the outputs, its gradient the sum
-            data_loss /= estimator._layout().layer_sizes[-1]
-        return self.loss_type((data_loss + penalty) / self.n_samples)
-
-    def _rates(self, t: int, n_steps: int) -> dict[str, Any]:
-        """Return the optimiser's fields of the step records, at the learning rate of this epoch."""
-        optimizer = self.estimator._optimizer
-        if isinstance(optimizer, SGDOptimizer):
-            return {"rate": optimizer.learning_rate, "momentum": optimizer.momentum}
-        return self.rule.step_values(t, n_steps)
-
-    def store(self) -> None:
-        """Write parameters and moments back to where the estimator keeps them."""
-        layout = self.estimator._layout()
-        for flat, arrays in ((self.flat, self.parameters), *self._moment_arrays()):
-            views = [*layout.weights(flat), *layout.biases(flat)]
-            for position, (array, view) in enumerate(zip(arrays, views, strict=True)):
-                if np.may_share_memory(array, view):
-                    continue
-                if array.flags.writeable:
-                    np.copyto(array, view, casting="same_kind")
-                else:  # memory-mapped: the estimator gets an array of its own
-                    arrays[position] = view.astype(array.dtype)
-        self.estimator.coefs_[:] = self.parameters[: layout.n_layers]
-        self.estimator.intercepts_[:] = self.parameters[layout.n_layers :]
-
-    def _moment_arrays(self) -> list[tuple[NDArray[Any], list[NDArray[Any]]]]:
-        optimizer = self.estimator._optimizer
-        return [(self.moments[name], getattr(optimizer, kept)) for name, kept in _moment_names(optimizer).items()]
-
-
-class _LossAndGradient:
-    """Loss and gradient over all samples, block by block, for L-BFGS."""
-
-    def __init__(
-        self, estimator: Any, layout: Layout, X: Any, y: Any, sample_weight: Any, dtype: np.dtype[Any]
-    ) -> None:
-        n_inputs, n_outputs = layout.layer_sizes[0], layout.layer_sizes[-1]
-        data = as_features(X, dtype, n_inputs, check=False)
-        n = n_samples(data)
-        data.update(_targets(y, dtype, n_outputs, estimator.out_activation_))
-        data["sample_weight"] = _weight_column(sample_weight, dtype)
-        self.n_averaged = n_outputs if estimator.loss == "squared_error" else 1
-        self.point_dtype = dtype
-        backend = kernels.backend(estimator.backend)
-        self.params, self.grads = aligned_empty(layout.size, dtype), aligned_empty(layout.size, dtype)
-        form = Data(is_sparse(data), bool(data["classes"].size), sample_weight is not None)
-        codes = estimator._activations(layout), estimator._loss_code()
-        plan = gradient_plan(layout, *codes, min(n, GRADIENT_BATCH), form)
-        state = {"params": self.params, "grads": self.grads}
-        buffers = run_buffers(plan, backend, data, state)
-        self.run = Run(backend, plan, buffers, estimator.n_threads or 1)
-        self.order = np.arange(n, dtype=np.int64)
-        scale = batch_scales(n, n, sample_weight)["grad_scale"]
-        n_blocks = -(-n // plan.batch_size)
-        first = np.arange(n_blocks) == 0  # the first block overwrites the gradient and takes the penalty
-        values = {"grad_scale": scale, "loss_scale": scale, "keep": ~first, "l2": estimator.alpha * first}
-        self.table = make_table(n_blocks, values)
-
-    def __call__(self, packed: NDArray[Any]) -> tuple[np.float64, NDArray[Any]]:
-        self.params[...] = packed
-        self.point_dtype = packed.dtype  # SciPy may keep that of the initial point
-        self.run.steps(self.order, self.table)
-        data_loss, penalty, _ = self.run.losses.tolist()
-        return np.float64(data_loss / self.n_averaged + penalty), self.grads.copy()
-
-
-class _OneBlasThread:
-    """One BLAS thread while any thread is inside: limits of threadpoolctl that overlap would outlast each other."""
-
-    def __init__(self) -> None:
-        self.lock, self.n_inside = threading.Lock(), 0
-        self.limits: Any = None
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.n_inside == 0:
-                self.limits = threadpool_limits(1, user_api="blas")
-            self.n_inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self.lock:
-            self.n_inside -= 1
-            if self.n_inside == 0:
-                self.limits.restore_original_limits()
-
-
-_one_blas_thread = _OneBlasThread()
 
 
 class MLPClassifier(_KernelMLP, original.MLPClassifier):
@@ -549,6 +408,11 @@ beta_1, beta_2, epsilon, n_iter_no_change, max_fun
             max_fun=max_fun,
         )
         self.backend, self.n_threads, self.progress = backend, n_threads, progress
+
+    def _plain_targets(self, y: Any, n: int) -> NDArray[Any] | None:
+        if self._label_binarizer.y_type_ not in ("binary", "multiclass"):
+            return None
+        return label_matrix(y, n, self.classes_, all_occur=self.warm_start)
 
 
 class MLPRegressor(_KernelMLP, original.MLPRegressor):
@@ -658,104 +522,3 @@ def _copy_state(source: BaseEstimator, target: Any, left_out: Iterable[str]) -> 
         if name not in known:
             setattr(target, name, copy.deepcopy(value))
     return target
-
-
-def _kernel_dtype(X: Any, parameters: list[NDArray[Any]]) -> np.dtype[Any]:
-    """Return the dtype in which NumPy would compute with X and these parameters: float32 or float64."""
-    found = np.result_type(X.dtype, *(array.dtype for array in parameters))
-    return np.dtype(np.float32 if found in (np.float16, np.float32) else np.float64)
-
-
-def _flat(arrays: list[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return arrays as one flat buffer: without a copy where they lie side by side in one already."""
-    base = arrays[0].base
-    if isinstance(base, np.ndarray) and base.ndim == 1 and base.flags.c_contiguous:
-        start = end = _address(arrays[0])
-        for array in arrays:
-            fits = array.base is base and array.dtype == dtype and array.flags.carray
-            if not (fits and _address(array) == end):
-                break
-            end += array.nbytes
-        else:
-            first = start - _address(base)
-            return base.view(np.uint8)[first : first + end - start].view(dtype)
-    flat = aligned_empty(sum(array.size for array in arrays), dtype)
-    np.concatenate([array.ravel() for array in arrays], out=flat, casting="same_kind")
-    return flat
-
-
-def _as_list(arrays: Any) -> list[NDArray[Any]]:
-    """Return the list itself: after early stopping it is that of the best parameters, too."""
-    return arrays if isinstance(arrays, list) else list(arrays)
-
-
-def _address(array: NDArray[Any]) -> int:
-    return int(array.__array_interface__["data"][0])
-
-
-def _moment_names(optimizer: AdamOptimizer | SGDOptimizer) -> dict[str, str]:
-    """Return which of the kernels' moments is which attribute of scikit-learn's optimiser."""
-    if isinstance(optimizer, AdamOptimizer):
-        return {"m": "ms", "v": "vs"}
-    return {"m": "velocities"} if optimizer.momentum else {}
-
-
-def _moments(
-    optimizer: AdamOptimizer | SGDOptimizer, parameters: list[NDArray[Any]], dtype: np.dtype[Any]
-) -> dict[str, NDArray[Any]]:
-    """Return the kernels' moments, flat, if they belong to these parameters."""
-    moments = {name: getattr(optimizer, kept) for name, kept in _moment_names(optimizer).items()}
-    wanted = [array.shape for array in parameters]
-    for arrays in moments.values():
-        if [array.shape for array in arrays] != wanted:
-            raise ValueError(
-                f"coefs_ and intercepts_ have shapes {wanted}, but the optimizer began with others; "
-                "call fit instead of partial_fit to begin anew"
-            )
-    return {name: _flat(arrays, dtype) for name, arrays in moments.items()}
-
-
-def _as_rule(optimizer: AdamOptimizer | SGDOptimizer) -> Optimizer:
-    """Return fastbp's optimiser with the hyper-parameters of scikit-learn's."""
-    if isinstance(optimizer, AdamOptimizer):
-        betas = optimizer.beta_1, optimizer.beta_2
-        return Adam(optimizer.learning_rate_init, *betas, optimizer.epsilon)
-    return SGD(optimizer.learning_rate_init, optimizer.momentum, optimizer.nesterov)
-
-
-def _targets(y: Any, dtype: np.dtype[Any], n_outputs: int, output: str) -> dict[str, NDArray[Any]]:
-    """Return validated targets as a run's buffers: class numbers for exclusive classes, else a matrix.
-
-    One column beside several outputs, as a warm start may bring it, stands for all of them: scikit-learn's difference
-    of outputs and targets broadcasts.
-    """
-    if y.dtype.kind not in "biuf":
-        raise TypeError(f"y has dtype {y.dtype}; pass numbers")
-    y = np.broadcast_to(y, (len(y), n_outputs))
-    if output == "softmax" and y.dtype == bool and (np.count_nonzero(y, axis=1) == 1).all():
-        return {"y": np.empty((0, n_outputs), dtype), "classes": y.argmax(axis=1)}
-    return {"y": np.ascontiguousarray(y, dtype=dtype), "classes": np.empty(0, np.int64)}
-
-
-def _weight_column(sample_weight: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    if sample_weight is None:
-        return np.empty((0, 1), dtype)
-    return np.ascontiguousarray(sample_weight, dtype=dtype).reshape(-1, 1)
-
-
-def _loss_of_one(estimator: Any, y: NDArray[Any], sample_weight: NDArray[Any] | None, dtype: np.dtype[Any]) -> Any:
-    """Return scikit-learn's loss of one sample, outputs of ``dtype``: for the type of the losses that it reports."""
-    name = "binary_log_loss" if estimator._loss_code() == Loss.BINARY_CROSS_ENTROPY else estimator.loss
-    weight = None if sample_weight is None else np.ones(1, sample_weight.dtype)
-    return LOSS_FUNCTIONS[name](y[:1], np.full((1, y.shape[1]), 0.5, dtype), weight)
-
-
-def _batch_size(batch_size: int | str, n: int) -> int:
-    """Return the size of the mini-batches, clipped to the number of samples with scikit-learn's warning."""
-    if batch_size == "auto":
-        return min(200, n)
-    if int(batch_size) > n:
-        warnings.warn(
-            "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
-        )
-    return min(int(batch_size), n)

@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import pytest
+import sklearn.neural_network
 from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, BaseOptimizer, SGDOptimizer
 
+import fastbp
 from fastbp import kernels
 
 pytest.register_assert_rewrite("operation_checks", "parity")
+
+import parity  # noqa: E402 - after its assertions are set to be rewritten
 
 COMPILED = tuple(name for name in kernels.MODULES if name in kernels.AUTO_ORDER)
 """The backends that run without Python between steps: what users get."""
@@ -83,6 +87,21 @@ def compiled(request: pytest.FixtureRequest, use_backend: Callable[[str], None])
     """Each compiled backend in turn, as what ``backend="auto"`` stands for."""
     use_backend(request.param)
     return str(request.param)
+
+
+@pytest.fixture
+def agree(compiled: str) -> Callable[..., None]:
+    """Run an action on scikit-learn's estimators and, with scikit-learn's loops forbidden, on fastbp's; compare."""
+
+    def check(action: Callable[[Any], Any], tolerance: float = 1e-9) -> None:
+        theirs, expected = parity.listen(action, sklearn.neural_network)
+        with only_kernels():
+            ours, got = parity.listen(action, fastbp)
+        assert ours.error == theirs.error
+        assert ours.warned == theirs.warned
+        parity.assert_agrees(got, expected, tolerance)
+
+    return check
 
 
 def _require(name: str) -> None:

@@ -22,7 +22,6 @@ import parity
 import pytest
 import scipy.sparse
 import sklearn.neural_network
-from conftest import only_kernels
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
@@ -30,7 +29,7 @@ from sklearn.utils import check_random_state
 from threadpoolctl import threadpool_info
 
 import fastbp
-from fastbp import estimators
+from fastbp import solvers
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -42,30 +41,7 @@ VALUES = X @ RNG.standard_normal((6, 2))
 WITH_NAN, WITH_INFINITY = X.copy(), X.copy()
 WITH_NAN[3, 2], WITH_INFINITY[3, 2] = np.nan, np.inf
 
-Action = Callable[[Any], Any]
 Agree = Callable[..., None]
-
-
-@pytest.fixture
-def agree(compiled: str) -> Agree:
-    """Run an action on scikit-learn's estimators and, with scikit-learn's loops forbidden, on fastbp's; compare."""
-
-    def check(action: Action, tolerance: float = 1e-9) -> None:
-        theirs, expected = _listen(action, sklearn.neural_network)
-        with only_kernels():
-            ours, got = _listen(action, fastbp)
-        assert ours.error == theirs.error
-        assert ours.warned == theirs.warned
-        parity.assert_agrees(got, expected, tolerance)
-
-    return check
-
-
-def _listen(action: Action, library: Any) -> tuple[parity.Observation, Any]:
-    seen, result = parity.Observation(), None
-    with parity.listening(seen):
-        result = action(library)
-    return seen, result
 
 
 def classifier(library: Any, **params: Any) -> Any:
@@ -663,7 +639,7 @@ def test_bits_do_not_depend_on_batch_threads_or_sparseness(dtype: str, compiled:
 def test_fitted_parameters_lie_in_one_buffer(compiled: str) -> None:
     """partial_fit trains where ``coefs_`` lie; nothing is copied forth and back."""
     model = classifier(fastbp, batch_size=8).fit(X, Y)
-    assert np.shares_memory(estimators._flat(learned(model), np.dtype(float)), model.coefs_[0])
+    assert np.shares_memory(solvers.as_flat(learned(model), np.dtype(float)), model.coefs_[0])
 
 
 # ------------------------------------------------------------------------------------------------- scikit-learn's loop
