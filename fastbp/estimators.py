@@ -258,7 +258,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         layout = Layout(tuple(int(size) for size in layer_units))
         self._parameters(layout)
         evaluator = LossAndGradient(self, layout, X, y, sample_weight)
-        with one_blas_thread:
+        with one_blas_thread():
             super()._fit_lbfgs(X, y, sample_weight, evaluator, *buffers)
         self.loss_ = type(loss_of_one(self, y, sample_weight, evaluator.dtype))(self.loss_)
 

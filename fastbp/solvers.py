@@ -6,9 +6,12 @@ hyper-parameters and moments.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -164,27 +167,58 @@ class LossAndGradient:
         self.table = make_table(n_blocks, values)
 
 
-class _OneBlasThread:
-    """One BLAS thread while any thread is inside: limits of threadpoolctl that overlap would outlast each other."""
+class _ProcessLimit:
+    """One BLAS thread in the whole process while any thread is inside.
+
+    Limits of threads that overlap would outlast each other, and threadpoolctl listens to one thread at a time: so a
+    thread of our own sets the limit for all, and lifts it when the last one leaves.
+    """
 
     def __init__(self) -> None:
         self.lock, self.n_inside = threading.Lock(), 0
-        self.limits: Any = None
+        if hasattr(os, "register_at_fork"):
+            hooks = {"after_in_parent": self.lock.release, "after_in_child": self._forget}
+            os.register_at_fork(before=self.lock.acquire, **hooks)
 
     def __enter__(self) -> None:
         with self.lock:
             if self.n_inside == 0:
-                self.limits = threadpool_limits(1, user_api="blas")
+                self.is_set, self.may_end = threading.Event(), threading.Event()
+                self.keeper = threading.Thread(target=self._keep, name="fastbp-one-blas-thread", daemon=True)
+                self.keeper.start()
+                self.is_set.wait()
             self.n_inside += 1
 
     def __exit__(self, *error: object) -> None:
         with self.lock:
-            self.n_inside -= 1
-            if self.n_inside == 0:
-                self.limits.restore_original_limits()
+            if self.n_inside == 1:
+                self.may_end.set()
+                self.keeper.join()
+            self.n_inside = max(0, self.n_inside - 1)  # 0 already in a child forked by a thread inside
+
+    def _keep(self) -> None:
+        self.limits = threadpool_limits(1, user_api="blas")
+        with self.limits:
+            self.is_set.set()
+            self.may_end.wait()
+
+    def _forget(self) -> None:
+        """Lift the limit in a forked child: those who were inside stayed in the parent, and so did the keeper."""
+        if self.n_inside:
+            self.n_inside = 0
+            with self.limits:
+                pass
+        self.lock.release()
 
 
-one_blas_thread = _OneBlasThread()
+_process_limit = _ProcessLimit()
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let a BLAS use one thread: some keep that setting for the process, some for each thread."""
+    with _process_limit, threadpool_limits(1, user_api="blas"):
+        yield
 
 
 def kernel_dtype(X: Any, parameters: list[NDArray[Any]]) -> np.dtype[Any]:

@@ -16,8 +16,6 @@ import os
 
 from . import contract
 
-from libc.float cimport DBL_EPSILON, FLT_EPSILON
-from libc.math cimport log
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
@@ -25,6 +23,7 @@ from libc.string cimport memcpy, memset
 cdef extern from "tile_table.h":
     enum:
         IDENTITY, RELU, LOGISTIC, TANH, SOFTMAX, EXP
+        SQUARED_ERROR, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, POISSON
         NONE, SGD, MOMENTUM, NESTEROV, ADAM
         TILE_VECTORS
 
@@ -44,6 +43,19 @@ cdef extern from "tile_table.h":
             Py_ssize_t n_rows, Py_ssize_t columns, const void* A, Py_ssize_t a_row, void* out, Py_ssize_t out_row,
             bint fill
         ) noexcept nogil
+        Py_ssize_t (*list_nonzero)(Py_ssize_t n, const void* x, int32_t* list) noexcept nogil
+        void (*weighted_rows)(
+            Py_ssize_t n_listed, const int32_t* list, const void* x, const void* W, Py_ssize_t w_row, Py_ssize_t n,
+            void* sums
+        ) noexcept nogil
+        void (*row_products)(
+            Py_ssize_t n_listed, const int32_t* list, const void* delta, const void* W, Py_ssize_t w_row,
+            Py_ssize_t n, void* products
+        ) noexcept nogil
+        void (*add_outer)(
+            Py_ssize_t n_listed, const int32_t* list, double shrink, double scale, const void* x, const void* d,
+            void* W, Py_ssize_t w_row, Py_ssize_t n
+        ) noexcept nogil
         void (*activate)(
             Py_ssize_t n_rows, Py_ssize_t columns, const void* sums, Py_ssize_t sums_row, const void* b, bint has_bias,
             int activation, void* a, Py_ssize_t a_row
@@ -53,6 +65,7 @@ cdef extern from "tile_table.h":
         void (*through_softmax)(Py_ssize_t n, const void* a, void* delta) noexcept nogil
         void (*subtract)(Py_ssize_t n, const void* a, const void* y, void* delta) noexcept nogil
         double (*square_sum)(Py_ssize_t n, const void* x) noexcept nogil
+        double (*log_loss)(int loss, Py_ssize_t n, const void* a, const void* y) noexcept nogil
         void (*multiply)(Py_ssize_t n, double factor, void* x) noexcept nogil
         void (*sum_rows)(Py_ssize_t n_rows, Py_ssize_t columns, const void* A, void* sums) noexcept nogil
         void (*add_squares)(
@@ -84,9 +97,6 @@ ctypedef fused real:
 cdef enum Op:
     GATHER_ROWS, GATHER_CSR_ROWS, GATHER_CLASSES
     LINEAR_FORWARD, OUTPUT_DELTA, BACKPROP_DELTA, LINEAR_GRAD, LINEAR_UPDATE, OPTIMIZER_STEP
-
-cdef enum Loss:
-    SQUARED_ERROR, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, POISSON
 
 cdef enum Source:
     FROM_X, FROM_Y, FROM_SAMPLE_WEIGHT
@@ -313,6 +323,9 @@ cdef void _linear_forward(
     cdef Py_ssize_t o = 0, r, rows, columns, n_vectors, stride
     cdef real* panel = scratch + (cpu.max_rows + 1) * width
     cdef const real* source
+    if n_rows == 1:
+        _forward_one(a_prev, n_out, n_in, W, b, has_bias, activation, a, scratch)
+        return
     while o < n_out:
         columns = min(width, n_out - o)
         n_vectors = (columns + vector - 1) // vector
@@ -351,7 +364,7 @@ cdef double _output_delta(
             else:
                 cpu.through_activation(n_out, a, activation, delta)
         else:
-            sample_loss = _log_loss(a, y, n_out, loss)
+            sample_loss = cpu.log_loss(loss, n_out, a, y)
         if has_weight:
             sample_loss *= weight[r]
             cpu.multiply(n_out, weight[r], delta)
@@ -369,6 +382,9 @@ cdef void _backprop_delta(
     cdef Py_ssize_t padded = (n_rows + vector - 1) // vector * vector
     cdef Py_ssize_t r = 0, i, rows, units, n_vectors
     cdef real* transposed = scratch + (cpu.max_rows + 1) * width
+    if n_rows == 1:
+        _backprop_one(delta, n_out, n_in, W, a_prev, activation, delta_prev, scratch)
+        return
     cpu.transpose(n_rows, n_out, delta, n_out, transposed, padded, True)
     while r < n_rows:
         rows = min(width, n_rows - r)
@@ -567,24 +583,60 @@ cdef inline Py_ssize_t _tile_rows(Py_ssize_t remaining, Py_ssize_t max_rows) noe
     return max_rows
 
 
-cdef double _log_loss(const real* a, const real* y, Py_ssize_t n, int loss) noexcept nogil:
-    """Loss of one sample where delta = a - y. What weighs 0 is left out: 0 log 0 = 0."""
-    cdef double eps = FLT_EPSILON if real is float else DBL_EPSILON
-    cdef double target, p, total = 0
-    cdef Py_ssize_t j
-    for j in range(n):
-        target, p = y[j], a[j]
-        if loss == POISSON:
-            total += p - target
-            if target != 0:
-                total += target * log(target / p)
-        else:
-            p = eps if p < eps else (1 - eps if p > 1 - eps else p)
-            if target != 0:
-                total -= target * log(p)
-            if loss == BINARY_CROSS_ENTROPY and target != 1:
-                total -= (1 - target) * log(1 - p)
-    return total
+cdef void _forward_one(
+    const real* a_prev, Py_ssize_t n_out, Py_ssize_t n_in, const real* W, const real* b, bint has_bias,
+    int activation, real* a, real* scratch
+) noexcept nogil:
+    """Forward product of one sample: only the rows of W whose input is not 0 are read."""
+    cdef const Tiles* cpu = tiles(a)
+    cdef int32_t* inputs = <int32_t*> (scratch + n_out + cpu.lanes)
+    cdef Py_ssize_t n_inputs = cpu.list_nonzero(n_in, a_prev, inputs)
+    cpu.weighted_rows(n_inputs, inputs, a_prev, W, n_out, n_out, scratch)
+    cpu.activate(1, n_out, scratch, n_out, b, has_bias, activation, a, n_out)
+    if activation == SOFTMAX:
+        cpu.softmax(n_out, a)
+
+
+cdef void _backprop_one(
+    const real* delta, Py_ssize_t n_out, Py_ssize_t n_in, const real* W, const real* a_prev, int activation,
+    real* delta_prev, real* scratch
+) noexcept nogil:
+    """Backward product of one sample: only the rows of W whose unit passes anything on are read."""
+    cdef const Tiles* cpu = tiles(delta)
+    cdef int32_t* units = <int32_t*> scratch
+    cdef Py_ssize_t n_units
+    if activation == RELU:
+        n_units = cpu.list_nonzero(n_in, a_prev, units)
+        memset(delta_prev, 0, n_in * sizeof(real))
+    else:
+        n_units = _list_all(n_in, units)
+    cpu.row_products(n_units, units, delta, W, n_out, n_out, delta_prev)
+    cpu.through_activation(n_in, a_prev, activation, delta_prev)
+
+
+cdef void _update_one(
+    const real* a_prev, const real* delta, Py_ssize_t n_out, Py_ssize_t n_in, int rule, const Step* step,
+    const real* W, real* param, real* m, real* v, real* scratch
+) noexcept nogil:
+    """Apply ``rule`` to one sample's gradient, whose rows are delta x input: there is nothing to sum."""
+    cdef const Tiles* cpu = tiles(delta)
+    cdef int32_t* rows = <int32_t*> scratch
+    cdef Py_ssize_t n_rows
+    cdef double scale = -step.rate * step.grad_scale, shrink = 1 + scale * step.l2
+    if n_out == 1:  # the gradient's only column is contiguous, too
+        cpu.apply(rule, step, step.grad_scale, step.l2, 1, n_in, a_prev, n_in, delta, W, param, m, v, n_in)
+    elif rule == SGD:
+        n_rows = cpu.list_nonzero(n_in, a_prev, rows) if step.l2 == 0 else _list_all(n_in, rows)
+        cpu.add_outer(n_rows, rows, shrink, scale, a_prev, delta, param, n_out, n_out)
+    else:
+        cpu.apply(rule, step, step.grad_scale, step.l2, n_in, n_out, delta, 0, a_prev, W, param, m, v, n_out)
+
+
+cdef inline Py_ssize_t _list_all(Py_ssize_t n, int32_t* list) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        list[i] = <int32_t> i
+    return n
 
 
 cdef double _update_weights(
@@ -599,12 +651,10 @@ cdef double _update_weights(
     cdef real *panel = scratch + (cpu.max_rows + 1) * width
     cdef double total = 0
     memset(squares, 0, vector * sizeof(real))
-    if n_rows == 1 and n_out % vector == 0:  # one sample's outer product needs no sums: its rows are delta x input
+    if n_rows == 1:
         if step.l2 != 0:
             cpu.add_squares(n_in, n_out, W, n_out, squares)
-        cpu.apply(
-            rule, step, step.grad_scale, step.l2, n_in, n_out, delta, 0, a_prev, W, param, m, v, n_out
-        )
+        _update_one(a_prev, delta, n_out, n_in, rule, step, W, param, m, v, panel)
         o = n_out
     while o < n_out:
         columns = min(width, n_out - o)

@@ -28,7 +28,9 @@ typedef integer bits;
 #define as_bits JOIN(as_bits, REAL)
 #define as_real JOIN(as_real, REAL)
 #define choose JOIN(choose, REAL)
+#define first_lanes JOIN(first_lanes, REAL)
 #define sum_lanes JOIN(sum_lanes, REAL)
+#define largest_lane JOIN(largest_lane, REAL)
 
 static INLINE vec splat(REAL x) {
     return x - (vec){0};
@@ -109,13 +111,35 @@ static INLINE vec choose(bits condition, vec yes, vec no) {
 #endif
 }
 
-static INLINE double sum_lanes(vec x) {
+/* The first n lanes of x, and `fill` in those beyond. */
+static INLINE vec first_lanes(vec x, ptrdiff_t n, REAL fill) {
+#if HAS_VECTORS
+    bits index;
+    UNROLL for (int j = 0; j < LANES; j++)
+        index[j] = j;
+    return choose(index < (integer)(n < LANES ? n : LANES), x, splat(fill));
+#else
+    return x;
+#endif
+}
+
+/* The upper half folded onto the lower one until one lane is left. */
+static INLINE REAL sum_lanes(vec x) {
     REAL lanes[LANES];
-    double total = 0;
-    memcpy(lanes, &x, sizeof x);
-    for (int j = 0; j < LANES; j++)
-        total += lanes[j];
-    return total;
+    store(lanes, x);
+    UNROLL for (int half = LANES / 2; half; half /= 2)
+        UNROLL for (int j = 0; j < half; j++)
+            lanes[j] += lanes[j + half];
+    return lanes[0];
+}
+
+static INLINE REAL largest_lane(vec x) {
+    REAL lanes[LANES];
+    store(lanes, x);
+    UNROLL for (int half = LANES / 2; half; half /= 2)
+        UNROLL for (int j = 0; j < half; j++)
+            lanes[j] = lanes[j + half] > lanes[j] ? lanes[j + half] : lanes[j];
+    return lanes[0];
 }
 
 #include "tile_math.h"
@@ -208,6 +232,130 @@ static void transpose(ptrdiff_t n_rows, ptrdiff_t columns, const void *A, ptrdif
     }
 }
 
+/* ---------------------------------------------------------------------------------------------- one sample */
+
+#define list_nonzero JOIN(list_nonzero, REAL)
+#define sum_vectors JOIN(sum_vectors, REAL)
+#define weighted_rows_of JOIN(weighted_rows_of, REAL)
+#define weighted_rows JOIN(weighted_rows, REAL)
+#define row_products JOIN(row_products, REAL)
+#define add_outer_of JOIN(add_outer_of, REAL)
+#define add_outer JOIN(add_outer, REAL)
+
+static ptrdiff_t list_nonzero(ptrdiff_t n, const void *row, int32_t *list) {
+    const REAL *x = row;
+    ptrdiff_t found = 0;
+#ifdef LIST_NONZERO_float
+    for (ptrdiff_t j = 0; j < n; j += LANES)
+        found += JOIN(LIST_NONZERO, REAL)(load_part(x + j, n - j), (int32_t)j, list + found);
+#else
+    for (ptrdiff_t j = 0; j < n; j++) {
+        list[found] = (int32_t)j; /* overwritten by the next one unless it counts: no branch to guess */
+        found += x[j] != 0;
+    }
+#endif
+    return found;
+}
+
+static INLINE void weighted_rows_of(const int n_vectors, ptrdiff_t n_listed, const int32_t *list, const REAL *x,
+                                    const REAL *W, ptrdiff_t w_row, ptrdiff_t columns, REAL *sums) {
+    vec total[ROW_VECTORS];
+    UNROLL for (int v = 0; v < n_vectors; v++)
+        total[v] = splat(0);
+    for (ptrdiff_t t = 0; t < n_listed; t++) {
+        const REAL *w = W + list[t] * w_row;
+        const vec factor = splat(x[list[t]]);
+        UNROLL for (int v = 0; v < n_vectors - 1; v++)
+            total[v] += factor * load(w + v * LANES);
+        total[n_vectors - 1] += factor * load_part(w + (n_vectors - 1) * LANES, columns - (n_vectors - 1) * LANES);
+    }
+    UNROLL for (int v = 0; v < n_vectors; v++)
+        store(sums + v * LANES, total[v]);
+}
+
+#define WEIGHTED_ROWS(vectors)                                                                                         \
+    case vectors:                                                                                                      \
+        weighted_rows_of(vectors, n_listed, list, x, weights + o, w_row, n - o, total + o);                            \
+        break;
+
+static void weighted_rows(ptrdiff_t n_listed, const int32_t *list, const void *factors, const void *W, ptrdiff_t w_row,
+                          ptrdiff_t n, void *sums) {
+    const REAL *x = factors, *weights = W;
+    REAL *total = sums;
+    for (ptrdiff_t o = 0; o < n; o += ROW_VECTORS * LANES) {
+        const ptrdiff_t n_vectors = (n - o + LANES - 1) / LANES;
+        switch (n_vectors < ROW_VECTORS ? n_vectors : ROW_VECTORS) {
+            WEIGHTED_ROWS(1) WEIGHTED_ROWS(2) WEIGHTED_ROWS(3) WEIGHTED_ROWS(4)
+            WEIGHTED_ROWS(5) WEIGHTED_ROWS(6) WEIGHTED_ROWS(7) WEIGHTED_ROWS(8)
+        }
+    }
+}
+
+/* Return the sum of each of LANES vectors: neighbours zipped and added, log2(LANES) times. */
+static INLINE vec sum_vectors(vec x[LANES]) {
+#if HAS_VECTORS
+    UNROLL for (int half = LANES / 2; half; half /= 2)
+        UNROLL for (int j = 0; j < half; j++)
+            x[j] = ZIP(LOW, x[j], x[j + half]) + ZIP(HIGH, x[j], x[j + half]);
+#endif
+    return x[0];
+}
+
+static void row_products(ptrdiff_t n_listed, const int32_t *list, const void *delta, const void *W, ptrdiff_t w_row,
+                         ptrdiff_t n, void *products) {
+    const REAL *d = delta;
+    for (ptrdiff_t t = 0; t < n_listed; t += LANES) {
+        const REAL *rows[LANES];
+        vec total[LANES];
+        REAL lanes[LANES];
+        UNROLL for (int l = 0; l < LANES; l++) {
+            rows[l] = (const REAL *)W + list[t + l < n_listed ? t + l : n_listed - 1] * w_row;
+            total[l] = splat(0);
+        }
+        for (ptrdiff_t j = 0; j < n; j += LANES) {
+            const vec factor = load_part(d + j, n - j);
+            UNROLL for (int l = 0; l < LANES; l++)
+                total[l] += factor * load_part(rows[l] + j, n - j);
+        }
+        store(lanes, sum_vectors(total));
+        for (int l = 0; l < LANES && t + l < n_listed; l++)
+            ((REAL *)products)[list[t + l]] = lanes[l];
+    }
+}
+
+static INLINE void add_outer_of(const int n_vectors, ptrdiff_t n_listed, const int32_t *list, REAL shrink, REAL scale,
+                                const REAL *x, const REAL *d, REAL *W, ptrdiff_t w_row, ptrdiff_t columns) {
+    const int last = n_vectors - 1;
+    vec addends[ROW_VECTORS];
+    UNROLL for (int v = 0; v < n_vectors; v++)
+        addends[v] = load_part(d + v * LANES, columns - v * LANES);
+    for (ptrdiff_t t = 0; t < n_listed; t++) {
+        REAL *w = W + list[t] * w_row;
+        const vec factor = splat(scale * x[list[t]]);
+        UNROLL for (int v = 0; v < last; v++)
+            store(w + v * LANES, shrink * load(w + v * LANES) + factor * addends[v]);
+        store_part(w + last * LANES, columns - last * LANES,
+                   shrink * load_part(w + last * LANES, columns - last * LANES) + factor * addends[last]);
+    }
+}
+
+#define ADD_OUTER(vectors)                                                                                             \
+    case vectors:                                                                                                      \
+        add_outer_of(vectors, n_listed, list, (REAL)shrink, (REAL)scale, x, addend + o, weights + o, w_row, n - o);    \
+        break;
+
+static void add_outer(ptrdiff_t n_listed, const int32_t *list, double shrink, double scale, const void *x,
+                      const void *d, void *W, ptrdiff_t w_row, ptrdiff_t n) {
+    const REAL *addend = d;
+    REAL *weights = W;
+    for (ptrdiff_t o = 0; o < n; o += ROW_VECTORS * LANES) {
+        const ptrdiff_t n_vectors = (n - o + LANES - 1) / LANES;
+        switch (n_vectors < ROW_VECTORS ? n_vectors : ROW_VECTORS) {
+            ADD_OUTER(1) ADD_OUTER(2) ADD_OUTER(3) ADD_OUTER(4) ADD_OUTER(5) ADD_OUTER(6) ADD_OUTER(7) ADD_OUTER(8)
+        }
+    }
+}
+
 /* --------------------------------------------------------------------------------------------- activations */
 
 #define activate_rows JOIN(activate_rows, REAL)
@@ -247,15 +395,18 @@ static void activate(ptrdiff_t n_rows, ptrdiff_t columns, const void *sums, ptrd
 
 static void softmax(ptrdiff_t n, void *row) {
     REAL *a = row;
-    REAL largest = a[0];
-    vec total = splat(0);
-    for (ptrdiff_t j = 1; j < n; j++)
-        largest = a[j] > largest ? a[j] : largest;
+    vec largest = splat(-(REAL)INFINITY), total = splat(0);
     for (ptrdiff_t j = 0; j < n; j += LANES) {
-        store_part(a + j, n - j, exponential(load_part(a + j, n - j) - largest));
-        total += load_part(a + j, n - j);
+        const vec z = first_lanes(load_part(a + j, n - j), n - j, -(REAL)INFINITY);
+        largest = choose(z > largest, z, largest);
     }
-    const vec divisor = splat((REAL)sum_lanes(total));
+    const vec shift = splat(largest_lane(largest));
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        const vec e = first_lanes(exponential(load_part(a + j, n - j) - shift), n - j, 0);
+        store_part(a + j, n - j, e);
+        total += e;
+    }
+    const vec divisor = splat(sum_lanes(total));
     for (ptrdiff_t j = 0; j < n; j += LANES)
         store_part(a + j, n - j, load_part(a + j, n - j) / divisor);
 }
@@ -286,7 +437,7 @@ static void through_softmax(ptrdiff_t n, const void *outputs, void *errors) {
     vec products = splat(0);
     for (ptrdiff_t j = 0; j < n; j += LANES)
         products += load_part(delta + j, n - j) * load_part(a + j, n - j);
-    const vec mean = splat((REAL)sum_lanes(products));
+    const vec mean = splat(sum_lanes(products));
     for (ptrdiff_t j = 0; j < n; j += LANES)
         store_part(delta + j, n - j, (load_part(delta + j, n - j) - mean) * load_part(a + j, n - j));
 }
@@ -295,6 +446,9 @@ static void through_softmax(ptrdiff_t n, const void *outputs, void *errors) {
 
 #define subtract JOIN(subtract, REAL)
 #define square_sum JOIN(square_sum, REAL)
+#define margin JOIN(margin, REAL)
+#define losses JOIN(losses, REAL)
+#define log_loss JOIN(log_loss, REAL)
 #define multiply JOIN(multiply, REAL)
 #define sum_rows JOIN(sum_rows, REAL)
 
@@ -318,6 +472,34 @@ static double square_sum(ptrdiff_t n, const void *row) {
     for (int lane = 0; lane < 8; lane++)
         total += sums[lane];
     return total;
+}
+
+/* What weighs 0 is left out: 0 log 0 = 0. */
+static INLINE vec losses(const int loss, vec a, vec y) {
+    if (loss == POISSON)
+        return (a - y) + choose(y == 0, splat(0), y * logarithm(y / a));
+    const vec p = between(margin, a, 1 - margin);
+    vec sum = choose(y == 0, splat(0), -y * logarithm(p));
+    if (loss == BINARY_CROSS_ENTROPY)
+        sum += choose(y == 1, splat(0), (y - 1) * logarithm(1 - p));
+    return sum;
+}
+
+#define LOSS(loss)                                                                                                     \
+    case loss:                                                                                                         \
+        for (ptrdiff_t j = 0; j < n; j += LANES)                                                                       \
+            total += first_lanes(losses(loss, load_part(a + j, n - j), load_part(y + j, n - j)), n - j, 0);            \
+        break;
+
+static double log_loss(int loss, ptrdiff_t n, const void *outputs, const void *targets) {
+    const REAL *a = outputs, *y = targets;
+    vec total = splat(0);
+    switch (loss) {
+        LOSS(CROSS_ENTROPY)
+        LOSS(BINARY_CROSS_ENTROPY)
+        LOSS(POISSON)
+    }
+    return sum_lanes(total);
 }
 
 static void multiply(ptrdiff_t n, double factor, void *row) {
@@ -437,6 +619,7 @@ static void apply(int rule, const Step *step, double scale, double l2, ptrdiff_t
 #define table JOIN(table, REAL)
 
 static const Tiles table = {
-    LANES,           MAX_ROWS, tile,       pack,     transpose, activate,    softmax, through_activation,
-    through_softmax, subtract, square_sum, multiply, sum_rows,  add_squares, compact, apply,
+    LANES,       MAX_ROWS,           tile,            pack,     transpose,  list_nonzero, weighted_rows, row_products,
+    add_outer, activate,    softmax,            through_activation, through_softmax, subtract, square_sum, log_loss, multiply,
+    sum_rows,    add_squares,        compact,         apply,
 };

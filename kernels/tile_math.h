@@ -1,7 +1,8 @@
 /* Activation functions on vectors of REAL, included by tile.h.
  *
  * x is split into n ln 2 + r with |r| <= ln 2 / 2; then exp(x) = 2^n (1 + r + r^2 p(r)), where p is a Chebyshev
- * polynomial. The largest errors stand in the tests: below 3 ulp. */
+ * polynomial. For the logarithm x = 2^n (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), and log(1 + f) =
+ * 2 atanh(s) = 2 s + s^3 q(s^2) for s = f / (2 + f), q another one. The largest errors stand in the tests. */
 
 #ifndef FASTBP_TILE_MATH_H
 #define FASTBP_TILE_MATH_H
@@ -14,17 +15,25 @@ static const double polynomial_double[] = {2.0914686968086877e-09, 2.51052170047
                                            1.3888888888883748e-03, 8.3333333333261351e-03, 4.1666666666669756e-02,
                                            1.6666666666666671e-01, 0.5};
 
+/* q of the logarithm. */
+static const float atanh_tail_float[] = {0.2333046721630384f, 0.2855082081596066f, 0.4000012183980613f,
+                                         0.6666666655449709f};
+static const double atanh_tail_double[] = {0.1308662614784010, 0.1326877313865689, 0.1538623970281466,
+                                           0.1818179564013291, 0.2222222239171394, 0.2857142857080361,
+                                           0.4000000000000088, 0.6666666666666667};
+
 /* Adding `shift`, 1.5 * 2^mantissa, rounds to a whole number. ln 2 comes in two parts, the first exact in products with
- * n. Beyond `lowest` and `highest` exp is 0 and infinite; beyond `saturated` tanh(x / 2) is 1. */
+ * n. Beyond `lowest` and `highest` exp is 0 and infinite; beyond `saturated` tanh(x / 2) is 1. Below `smallest` numbers are
+ * subnormal. `root_half` are the bits of sqrt(1/2). */
 #define REDUCTION(REAL, integer)                                                                                       \
     struct {                                                                                                           \
-        REAL shift, log2_e, ln2_high, ln2_low, lowest, highest, saturated;                                             \
-        integer bias, mantissa;                                                                                        \
+        REAL shift, log2_e, ln2_high, ln2_low, lowest, highest, saturated, smallest;                                   \
+        integer bias, mantissa, root_half;                                                                             \
     }
 static const REDUCTION(float, integer_float) reduction_float = {
-    12582912.0f, 1.44269504f, 0.693115234375f, 3.19461849e-05f, -104.0f, 89.0f, 20.0f, 127, 23};
+    12582912.0f, 1.44269504f, 0.693115234375f, 3.19461849e-05f, -104.0f, 89.0f, 20.0f, FLT_MIN, 127, 23, 0x3f3504f3};
 static const REDUCTION(double, integer_double) reduction_double = {
-    6755399441055744.0, 1.4426950408889634, 0.6931471803691238, 1.908214929270588e-10, -746.0, 710.0, 40.0, 1023, 52};
+    6755399441055744.0, 1.4426950408889634, 0.6931471803691238, 1.908214929270588e-10, -746.0, 710.0, 40.0, DBL_MIN, 1023, 52, 0x3fe6a09e667f3bcd};
 
 #endif
 
@@ -35,6 +44,8 @@ static const REDUCTION(double, integer_double) reduction_double = {
 #define reduce JOIN(reduce, REAL)
 #define exponential JOIN(exponential, REAL)
 #define logistic JOIN(logistic, REAL)
+#define atanh_tail JOIN(atanh_tail, REAL)
+#define logarithm JOIN(logarithm, REAL)
 #define hyperbolic_tangent JOIN(hyperbolic_tangent, REAL)
 #define act JOIN(act, REAL)
 #define times_derivative JOIN(times_derivative, REAL)
@@ -82,6 +93,22 @@ static INLINE vec hyperbolic_tangent(vec x) {
     const vec power = power_of_two(n + reduction.shift);
     const vec expm1 = power * ((r * r) * p) + (power * r + (power - 1));
     return as_real(as_bits(expm1 / (expm1 + 2)) | sign);
+}
+
+static INLINE vec logarithm(vec x) {
+    const bits tiny = x < reduction.smallest;
+    const vec scaled = choose(tiny, x * (REAL)((integer)1 << reduction.mantissa), x);
+    const bits n = (as_bits(scaled) - reduction.root_half) >> reduction.mantissa;
+    const vec f = as_real(as_bits(scaled) - (n << reduction.mantissa)) - 1;
+    const vec power = (as_real(n + as_bits(splat(reduction.shift))) - reduction.shift) -
+                      choose(tiny, splat((REAL)reduction.mantissa), splat(0));
+    const vec s = f / (2 + f), s2 = s * s, half = (REAL)0.5 * f * f;
+    vec q = splat(atanh_tail[0]);
+    UNROLL for (size_t k = 1; k < sizeof atanh_tail / sizeof *atanh_tail; k++)
+        q = q * s2 + atanh_tail[k];
+    /* 2 s = f - s f: the largest term, f, enters without an error */
+    const vec log = power * reduction.ln2_high + (f - (half - (s * (half + s2 * q) + power * reduction.ln2_low)));
+    return choose(x > 0, choose(x < (REAL)INFINITY, log, x), choose(x == 0, splat(-(REAL)INFINITY), splat((REAL)NAN)));
 }
 
 /* act(z); softmax needs the whole row and comes later. */

@@ -6,17 +6,19 @@
 #define FASTBP_TILE_TABLE_H
 
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 
-/* Activation, Optimizer, PLAN_ROW's NONE and STEP of contract.py; cython_cpu.pyx compares them at import. */
+/* Activation, Loss, Optimizer, PLAN_ROW's NONE and STEP of contract.py; cython_cpu.pyx compares them at import. */
 enum { IDENTITY, RELU, LOGISTIC, TANH, SOFTMAX, EXP };
+enum { SQUARED_ERROR, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, POISSON };
 enum { NONE = -1, SGD, MOMENTUM, NESTEROV, ADAM };
 
 typedef struct {
     double grad_scale, loss_scale, l2, keep, rate, momentum, beta_1, beta_2, epsilon, decay;
 } Step;
 
-enum { TILE_VECTORS = 3 };
+enum { TILE_VECTORS = 3, ROW_VECTORS = 8 };
 
 typedef struct {
     ptrdiff_t lanes;    /* elements of a vector register */
@@ -33,6 +35,25 @@ typedef struct {
     /* Write A (n_rows, columns) transposed; with `fill` each row of the result is filled up with zeros to out_row. */
     void (*transpose)(ptrdiff_t n_rows, ptrdiff_t columns, const void *A, ptrdiff_t a_row, void *out, ptrdiff_t out_row,
                       int fill);
+
+    /* List the indices of the elements that are not 0, ascending; return how many. The list has room for n, in whole
+     * vectors. */
+    ptrdiff_t (*list_nonzero)(ptrdiff_t n, const void *x, int32_t *list);
+
+    /* One sample's forward product over the rows of W that are listed: sums[j] = sum_t x[list[t]] W[list[t], j], each
+     * sum ascending over t in one accumulator, for n columns; written in whole vectors. */
+    void (*weighted_rows)(ptrdiff_t n_listed, const int32_t *list, const void *x, const void *W, ptrdiff_t w_row,
+                          ptrdiff_t n, void *sums);
+
+    /* One sample's backward product for the units that are listed: products[i] = sum_j delta[j] W[i, j] over n columns,
+     * for each i in the list; the others are left alone. */
+    void (*row_products)(ptrdiff_t n_listed, const int32_t *list, const void *delta, const void *W, ptrdiff_t w_row,
+                         ptrdiff_t n, void *products);
+
+    /* One sample's step of gradient descent for the rows that are listed: W[i, :] = shrink W[i, :] + scale x[i] d, n
+     * columns. */
+    void (*add_outer)(ptrdiff_t n_listed, const int32_t *list, double shrink, double scale, const void *x,
+                      const void *d, void *W, ptrdiff_t w_row, ptrdiff_t n);
 
     /* Finish a tile of the forward product: a = act(sums + b). Softmax needs the whole row and comes later. */
     void (*activate)(ptrdiff_t n_rows, ptrdiff_t columns, const void *sums, ptrdiff_t sums_row, const void *b,
@@ -52,6 +73,9 @@ typedef struct {
 
     /* Return the sum of x^2, in float64. */
     double (*square_sum)(ptrdiff_t n, const void *x);
+
+    /* Return the loss of one sample, where delta = a - y: any but the squared error. */
+    double (*log_loss)(int loss, ptrdiff_t n, const void *a, const void *y);
 
     /* x *= factor. */
     void (*multiply)(ptrdiff_t n, double factor, void *x);

@@ -2,6 +2,7 @@
 #ifndef FASTBP_TILE_TARGET_H
 #define FASTBP_TILE_TARGET_H
 
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 
@@ -13,6 +14,10 @@
 
 typedef int32_t integer_float;
 typedef int64_t integer_double;
+
+/* Probabilities are held this far from 0 and 1 in losses. */
+static const float margin_float = FLT_EPSILON;
+static const double margin_double = DBL_EPSILON;
 
 #define PASTE(a, b) a##_##b
 #define JOIN(a, b) PASTE(a, b)

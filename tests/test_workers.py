@@ -81,13 +81,46 @@ test_workers.assert_same(got, {backend!r})
 """
 
 
+FORKING_INSIDE_LBFGS = """
+import faulthandler, multiprocessing, sys, threading
+sys.path.insert(0, {tests!r})
+import test_workers
+from fastbp.solvers import one_blas_thread
+from threadpoolctl import threadpool_info
+
+def n_threads():
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+def fit(seed):
+    faulthandler.dump_traceback_later(60, exit=True)
+    return n_threads(), test_workers.fit({backend!r}, seed), n_threads()
+
+def stay_inside():
+    with one_blas_thread():
+        entered.set()
+        leave.wait()
+
+test_workers.fit({backend!r}, 2)
+before, entered, leave = n_threads(), threading.Event(), threading.Event()
+threading.Thread(target=stay_inside, daemon=True).start()
+entered.wait()
+with multiprocessing.get_context("fork").Pool(1) as children:
+    first, got, last = children.apply_async(fit, [2]).get(timeout=120)
+assert first == last == before, (before, first, last)
+assert set(n_threads()) == {{1}}
+leave.set()
+test_workers.parity.assert_agrees(got, test_workers.fit({backend!r}, 2), 0)
+"""
+
+
 @needs_fork
-def test_forked_child(compiled: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", [FORKING, FORKING_INSIDE_LBFGS], ids=["training", "inside lbfgs"])
+def test_forked_child(program: str, compiled: str, tmp_path: Path) -> None:
     """A child forked after the parent trained, while another of its threads trains, trains too.
 
     In a process of its own: the threads that tests before this one left behind must not stand at the fork.
     """
-    program = FORKING.format(tests=str(Path(__file__).parent), backend=compiled)
+    program = program.format(tests=str(Path(__file__).parent), backend=compiled)
     where = str(Path(fastbp.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": where}
     command = [sys.executable, "-W", "ignore", "-c", program]
