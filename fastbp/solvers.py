@@ -292,6 +292,8 @@ def _targets(y: Any, dtype: np.dtype[Any], n_outputs: int, output: str) -> dict[
     """
     if y.dtype.kind not in "biuf":
         raise TypeError(f"y has dtype {y.dtype}; pass numbers")
+    if y.shape[1] not in (1, n_outputs):
+        raise ValueError(f"y has {y.shape[1]} columns but the network has {n_outputs} outputs; pass as many columns")
     y = np.broadcast_to(y, (len(y), n_outputs))
     if output == "softmax" and y.dtype == bool and (np.count_nonzero(y, axis=1) == 1).all():
         return {"y": np.empty((0, n_outputs), dtype), "classes": y.argmax(axis=1)}

@@ -53,9 +53,10 @@ cdef extern from "tile_table.h":
             Py_ssize_t n, void* products
         ) noexcept nogil
         void (*add_outer)(
-            Py_ssize_t n_listed, const int32_t* list, double shrink, double scale, const void* x, const void* d,
-            void* W, Py_ssize_t w_row, Py_ssize_t n
+            Py_ssize_t n_listed, const int32_t* list, double scale, const void* x, const void* d, void* W,
+            Py_ssize_t w_row, Py_ssize_t n
         ) noexcept nogil
+        bint (*is_finite)(Py_ssize_t n, const void* x) noexcept nogil
         void (*activate)(
             Py_ssize_t n_rows, Py_ssize_t columns, const void* sums, Py_ssize_t sums_row, const void* b, bint has_bias,
             int activation, void* a, Py_ssize_t a_row
@@ -163,7 +164,7 @@ def linear_forward(
     with nogil:
         _linear_forward(
             &a_prev[0, 0], a.shape[0], a.shape[1], W.shape[0],
-            &W[0, 0], &b[0], b.shape[0] > 0, activation, &a[0, 0], &scratch[0]
+            &W[0, 0], &b[0], b.shape[0] > 0, activation, False, &a[0, 0], &scratch[0]
         )
 
 
@@ -316,7 +317,7 @@ cdef void _gather_classes(
 
 cdef void _linear_forward(
     const real* a_prev, Py_ssize_t n_rows, Py_ssize_t n_out, Py_ssize_t n_in, const real* W, const real* b,
-    bint has_bias, int activation, real* a, real* scratch
+    bint has_bias, int activation, bint skip_zeros, real* a, real* scratch
 ) noexcept nogil:
     cdef const Tiles* cpu = tiles(a)
     cdef Py_ssize_t vector = cpu.lanes, width = TILE_VECTORS * vector
@@ -324,7 +325,7 @@ cdef void _linear_forward(
     cdef real* panel = scratch + (cpu.max_rows + 1) * width
     cdef const real* source
     if n_rows == 1:
-        _forward_one(a_prev, n_out, n_in, W, b, has_bias, activation, a, scratch)
+        _forward_one(a_prev, n_out, n_in, W, b, has_bias, activation, skip_zeros, a, scratch)
         return
     while o < n_out:
         columns = min(width, n_out - o)
@@ -454,18 +455,21 @@ def _train_steps(
         &X[0], &X_data[0], &X_indices[0], &X_indptr[0], &y[0], &classes[0], &sample_weight[0]
     )
     cdef Py_ssize_t s, start
+    cdef bint skip_zeros
     with nogil:
+        skip_zeros = tiles(&params[0]).is_finite(params.shape[0], &params[0])
         for s in range(steps.shape[0]):
             start = s * batch_size
             _train_step(
                 &plan[0], plan.shape[0], &steps[s], &sources, &order[start], min(batch_size, order.shape[0] - start),
-                &params[0], &grads[0], &m[0], &v[0], &work[0], &scratch[0], &losses[0]
+                skip_zeros, &params[0], &grads[0], &m[0], &v[0], &work[0], &scratch[0], &losses[0]
             )
 
 
 cdef void _train_step(
     const Row* plan, Py_ssize_t n_plan, const Step* step, const Sources* sources, const int64_t* batch,
-    Py_ssize_t n_rows, real* params, real* grads, real* m, real* v, real* work, real* scratch, double* losses
+    Py_ssize_t n_rows, bint skip_zeros, real* params, real* grads, real* m, real* v, real* work, real* scratch,
+    double* losses
 ) noexcept nogil:
     cdef double data_loss = 0, squares = 0
     cdef real* a_prev
@@ -481,7 +485,8 @@ cdef void _train_step(
             _gather(row, sources, batch, n_rows, a)
         elif row.op == LINEAR_FORWARD:
             _linear_forward(
-                a_prev, n_rows, row.n_out, row.n_in, params + W, params + b, has_bias, row.activation, a, scratch
+                a_prev, n_rows, row.n_out, row.n_in, params + W, params + b, has_bias, row.activation, skip_zeros, a,
+                scratch
             )
         elif row.op == OUTPUT_DELTA:
             data_loss += _output_delta(
@@ -543,7 +548,7 @@ def _predict(
                 if row.op == LINEAR_FORWARD:
                     _linear_forward(
                         <const real*> &work[row.a_prev], n_rows, row.n_out, row.n_in,
-                        &params[row.W], &params[row.b], row.b != NONE, row.activation, a, &scratch[0]
+                        &params[row.W], &params[row.b], row.b != NONE, row.activation, False, a, &scratch[0]
                     )
                 else:
                     _gather(row, &sources, &order[start], n_rows, a)
@@ -585,12 +590,12 @@ cdef inline Py_ssize_t _tile_rows(Py_ssize_t remaining, Py_ssize_t max_rows) noe
 
 cdef void _forward_one(
     const real* a_prev, Py_ssize_t n_out, Py_ssize_t n_in, const real* W, const real* b, bint has_bias,
-    int activation, real* a, real* scratch
+    int activation, bint skip_zeros, real* a, real* scratch
 ) noexcept nogil:
-    """Forward product of one sample: only the rows of W whose input is not 0 are read."""
+    """Forward product of one sample: only the rows of W whose input is not 0 are read, if there is no 0 x infinity."""
     cdef const Tiles* cpu = tiles(a)
     cdef int32_t* inputs = <int32_t*> (scratch + n_out + cpu.lanes)
-    cdef Py_ssize_t n_inputs = cpu.list_nonzero(n_in, a_prev, inputs)
+    cdef Py_ssize_t n_inputs = cpu.list_nonzero(n_in, a_prev, inputs) if skip_zeros else _list_all(n_in, inputs)
     cpu.weighted_rows(n_inputs, inputs, a_prev, W, n_out, n_out, scratch)
     cpu.activate(1, n_out, scratch, n_out, b, has_bias, activation, a, n_out)
     if activation == SOFTMAX:
@@ -622,12 +627,11 @@ cdef void _update_one(
     cdef const Tiles* cpu = tiles(delta)
     cdef int32_t* rows = <int32_t*> scratch
     cdef Py_ssize_t n_rows
-    cdef double scale = -step.rate * step.grad_scale, shrink = 1 + scale * step.l2
     if n_out == 1:  # the gradient's only column is contiguous, too
         cpu.apply(rule, step, step.grad_scale, step.l2, 1, n_in, a_prev, n_in, delta, W, param, m, v, n_in)
-    elif rule == SGD:
-        n_rows = cpu.list_nonzero(n_in, a_prev, rows) if step.l2 == 0 else _list_all(n_in, rows)
-        cpu.add_outer(n_rows, rows, shrink, scale, a_prev, delta, param, n_out, n_out)
+    elif rule == SGD and step.l2 == 0 and cpu.is_finite(n_out, delta):
+        n_rows = cpu.list_nonzero(n_in, a_prev, rows)
+        cpu.add_outer(n_rows, rows, -step.rate * step.grad_scale, a_prev, delta, param, n_out, n_out)
     else:
         cpu.apply(rule, step, step.grad_scale, step.l2, n_in, n_out, delta, 0, a_prev, W, param, m, v, n_out)
 

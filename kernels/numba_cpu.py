@@ -498,8 +498,8 @@ def _log_loss(a, y, n, eps, loss):
         target, p = float(load(y, j)), float(load(a, j))
         if loss == Loss.POISSON:
             total += p - target
-            if target != 0:
-                total += target * math.log(target / p)
+            ratio = target / p  # 0 / 0 is NaN, as in scikit-learn
+            total += target * math.log(ratio) if target != 0 else ratio
         else:
             p = eps if p < eps else (1 - eps if p > 1 - eps else p)
             if target != 0:

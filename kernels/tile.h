@@ -241,6 +241,7 @@ static void transpose(ptrdiff_t n_rows, ptrdiff_t columns, const void *A, ptrdif
 #define row_products JOIN(row_products, REAL)
 #define add_outer_of JOIN(add_outer_of, REAL)
 #define add_outer JOIN(add_outer, REAL)
+#define is_finite JOIN(is_finite, REAL)
 
 static ptrdiff_t list_nonzero(ptrdiff_t n, const void *row, int32_t *list) {
     const REAL *x = row;
@@ -323,8 +324,8 @@ static void row_products(ptrdiff_t n_listed, const int32_t *list, const void *de
     }
 }
 
-static INLINE void add_outer_of(const int n_vectors, ptrdiff_t n_listed, const int32_t *list, REAL shrink, REAL scale,
-                                const REAL *x, const REAL *d, REAL *W, ptrdiff_t w_row, ptrdiff_t columns) {
+static INLINE void add_outer_of(const int n_vectors, ptrdiff_t n_listed, const int32_t *list, REAL scale, const REAL *x,
+                                const REAL *d, REAL *W, ptrdiff_t w_row, ptrdiff_t columns) {
     const int last = n_vectors - 1;
     vec addends[ROW_VECTORS];
     UNROLL for (int v = 0; v < n_vectors; v++)
@@ -333,19 +334,19 @@ static INLINE void add_outer_of(const int n_vectors, ptrdiff_t n_listed, const i
         REAL *w = W + list[t] * w_row;
         const vec factor = splat(scale * x[list[t]]);
         UNROLL for (int v = 0; v < last; v++)
-            store(w + v * LANES, shrink * load(w + v * LANES) + factor * addends[v]);
+            store(w + v * LANES, load(w + v * LANES) + factor * addends[v]);
         store_part(w + last * LANES, columns - last * LANES,
-                   shrink * load_part(w + last * LANES, columns - last * LANES) + factor * addends[last]);
+                   load_part(w + last * LANES, columns - last * LANES) + factor * addends[last]);
     }
 }
 
 #define ADD_OUTER(vectors)                                                                                             \
     case vectors:                                                                                                      \
-        add_outer_of(vectors, n_listed, list, (REAL)shrink, (REAL)scale, x, addend + o, weights + o, w_row, n - o);    \
+        add_outer_of(vectors, n_listed, list, (REAL)scale, x, addend + o, weights + o, w_row, n - o);                  \
         break;
 
-static void add_outer(ptrdiff_t n_listed, const int32_t *list, double shrink, double scale, const void *x,
-                      const void *d, void *W, ptrdiff_t w_row, ptrdiff_t n) {
+static void add_outer(ptrdiff_t n_listed, const int32_t *list, double scale, const void *x, const void *d, void *W,
+                      ptrdiff_t w_row, ptrdiff_t n) {
     const REAL *addend = d;
     REAL *weights = W;
     for (ptrdiff_t o = 0; o < n; o += ROW_VECTORS * LANES) {
@@ -354,6 +355,13 @@ static void add_outer(ptrdiff_t n_listed, const int32_t *list, double shrink, do
             ADD_OUTER(1) ADD_OUTER(2) ADD_OUTER(3) ADD_OUTER(4) ADD_OUTER(5) ADD_OUTER(6) ADD_OUTER(7) ADD_OUTER(8)
         }
     }
+}
+
+static int is_finite(ptrdiff_t n, const void *row) {
+    vec zeros = splat(0);
+    for (ptrdiff_t j = 0; j < n; j += LANES)
+        zeros += 0 * load_part((const REAL *)row + j, n - j);
+    return sum_lanes(zeros) == 0;
 }
 
 /* --------------------------------------------------------------------------------------------- activations */
@@ -477,7 +485,7 @@ static double square_sum(ptrdiff_t n, const void *row) {
 /* What weighs 0 is left out: 0 log 0 = 0. */
 static INLINE vec losses(const int loss, vec a, vec y) {
     if (loss == POISSON)
-        return (a - y) + choose(y == 0, splat(0), y * logarithm(y / a));
+        return (a - y) + choose(y == 0, y / a, y * logarithm(y / a)); /* 0 / 0, as in scikit-learn */
     const vec p = between(margin, a, 1 - margin);
     vec sum = choose(y == 0, splat(0), -y * logarithm(p));
     if (loss == BINARY_CROSS_ENTROPY)
@@ -620,6 +628,6 @@ static void apply(int rule, const Step *step, double scale, double l2, ptrdiff_t
 
 static const Tiles table = {
     LANES,       MAX_ROWS,           tile,            pack,     transpose,  list_nonzero, weighted_rows, row_products,
-    add_outer, activate,    softmax,            through_activation, through_softmax, subtract, square_sum, log_loss, multiply,
+    add_outer, is_finite, activate,    softmax,            through_activation, through_softmax, subtract, square_sum, log_loss, multiply,
     sum_rows,    add_squares,        compact,         apply,
 };

@@ -50,10 +50,12 @@ typedef struct {
     void (*row_products)(ptrdiff_t n_listed, const int32_t *list, const void *delta, const void *W, ptrdiff_t w_row,
                          ptrdiff_t n, void *products);
 
-    /* One sample's step of gradient descent for the rows that are listed: W[i, :] = shrink W[i, :] + scale x[i] d, n
-     * columns. */
-    void (*add_outer)(ptrdiff_t n_listed, const int32_t *list, double shrink, double scale, const void *x,
-                      const void *d, void *W, ptrdiff_t w_row, ptrdiff_t n);
+    /* One sample's step of gradient descent for the rows that are listed: W[i, :] += scale x[i] d, n columns. */
+    void (*add_outer)(ptrdiff_t n_listed, const int32_t *list, double scale, const void *x, const void *d, void *W,
+                      ptrdiff_t w_row, ptrdiff_t n);
+
+    /* Whether no element is infinite or NaN. */
+    int (*is_finite)(ptrdiff_t n, const void *x);
 
     /* Finish a tile of the forward product: a = act(sums + b). Softmax needs the whole row and comes later. */
     void (*activate)(ptrdiff_t n_rows, ptrdiff_t columns, const void *sums, ptrdiff_t sums_row, const void *b,

@@ -182,6 +182,48 @@ def test_nan_and_infinity_stay_visible(compiled_name: str, dtype: str, value: fl
     assert np.isnan(loss)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # of the reference
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [1, 2, 40])
+def test_zero_times_infinity_is_not_skipped(backend: kernels.Backend, batch: int, dtype: str, value: float) -> None:
+    """A zero input meets a bad weight, or a bad delta, whatever the size of the batch."""
+    a_prev, W, a = np.zeros((batch, 3), dtype), np.ones((3, 20), dtype), np.empty((batch, 20), dtype)
+    a_prev[:, 1], W[0] = 1, value
+    backend.linear_forward(a_prev, W, np.zeros(20, dtype), "identity", a)
+    assert np.isnan(a).all()
+    W[0], delta, empty = 1, np.ones((batch, 20), dtype), np.empty((3, 20), dtype)
+    delta[0, 5], none = value, np.empty(0, dtype)
+    step = kernels.step_table(rate=0.1)
+    backend.linear_update(a_prev, delta, "sgd", step, W, none, empty, none, empty.copy(), none)
+    assert np.isnan(W[[0, 2], 5]).all()
+    assert np.isfinite(np.delete(W, 5, axis=1)).all()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov"])
+def test_weight_decay_of_one_sample_does_not_drift(backend: kernels.Backend, optimizer: str) -> None:
+    """In float32 a penalty far below a weight's last place is lost at every step, but never magnified."""
+    n_steps, rate, l2 = 2000, 3e-4, 1e-4
+    W, zeros = np.full((3, 20), 1.2, np.float32), np.zeros((3, 20), np.float32)
+    none = np.empty(0, np.float32)
+    step = kernels.step_table(rate=rate, l2=l2)
+    for _ in range(n_steps):
+        backend.linear_update(zeros[:1, :3], zeros[:1], optimizer, step, W, none, zeros * 0, none, zeros * 0, none)
+    assert (1.2 * (1 - rate * l2) ** n_steps - 1e-6 <= W).all()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # of the reference
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_poisson_loss_of_a_rate_of_zero_is_scikit_learns(backend: kernels.Backend, dtype: str) -> None:
+    """It is NaN where the target is 0 too: 0 log (0 / 0)."""
+    y, a = np.array([[0.0], [0.0], [2.0]], dtype), np.array([[0.0], [0.5], [0.5]], dtype)
+    got = [
+        backend.output_delta(a[i : i + 1], y[i : i + 1], np.empty(0, dtype), "exp", "poisson", np.empty((1, 1), dtype))
+        for i in range(3)
+    ]
+    np.testing.assert_allclose(got, [np.nan, 0.5, 2 * np.log(4) - 1.5], rtol=1e-6)
+
+
 def test_more_than_two_billion_elements(compiled_name: str) -> None:
     """Offsets have 64 bits: the last row of a matrix of more than 2^31 elements is found."""
     backend = kernels.backend(compiled_name)

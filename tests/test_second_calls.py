@@ -81,8 +81,8 @@ def second_call(library: Any, name: str, how: str, samples: Any, targets: Any, f
     model = getattr(library, name)(**params, warm_start=how != "partial_fit").fit(X, first)
     try:
         getattr(model, how.removesuffix(", warm"))(samples, targets)
-    except (ValueError, TypeError) as error:
-        if any(word in str(error) for word in ("broadcast", "matmul", "dtype")):  # not refused before NumPy stumbled
+    except (ValueError, TypeError) as error:  # some only as NumPy stumbles, or as the kernels are called
+        if any(word in str(error) for word in ("broadcast", "matmul", "dtype", "columns")):
             return isinstance(error, TypeError)
         return type(error), str(error), state(model)
     return state(model)
