@@ -32,7 +32,7 @@ KEPT_LINES = 20
 EXTENSION = Extension(
     f"{PACKAGE}.cython_cpu",
     ["kernels/cython_cpu.pyx", "kernels/tile_v2.c", "kernels/tile_v3.c", "kernels/tile_v4.c"],
-    depends=["kernels/tile.h", "kernels/tile_math.h", "kernels/tile_table.h", "kernels/tile_target.h"],
+    depends=[*map(str, sorted(Path("kernels").glob("tile*.h"))), *map(str, sorted(Path("kernels").glob("*.pxi")))],
     include_dirs=["kernels"],
     optional=True,
 )

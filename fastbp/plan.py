@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels import NONE, PLAN_ROW, Activation, Backend, Buffers, Loss, Op, Optimizer, Source
-
-ALIGNMENT = 16
-"""Parts of the workspace begin at multiples of this many elements: whole cache lines of float32."""
+from .kernels import NONE, PLAN_ROW, Activation, Backend, Buffers, Loss, Op, Optimizer, Source, room
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ class _Builder:
     def place(self, n_columns: int) -> int:
         """Reserve (batch_size, n_columns) elements of the workspace and return their offset."""
         offset = self.work_size
-        self.work_size += -(-self.batch_size * n_columns // ALIGNMENT) * ALIGNMENT
+        self.work_size += room(self.batch_size, n_columns)
         return offset
 
     def add(self, op: Op, **values: int) -> None:
@@ -265,7 +262,13 @@ def _scratch_size(backend: Backend, plan: Plan) -> int:
     return backend.scratch_size(plan.rows, plan.batch_size)
 
 
-def run_buffers(plan: Plan, backend: Backend, data: dict[str, NDArray[Any]], state: dict[str, NDArray[Any]]) -> Buffers:
+def run_buffers(
+    plan: Plan,
+    backend: Backend,
+    data: dict[str, NDArray[Any]],
+    state: dict[str, NDArray[Any]],
+    spare: dict[str, NDArray[Any]] | None = None,
+) -> Buffers:
     """Put a run's buffers together: the caller's data and parameters, and a workspace allocated here, once.
 
     Parameters
@@ -276,9 +279,16 @@ def run_buffers(plan: Plan, backend: Backend, data: dict[str, NDArray[Any]], sta
         As from `no_data`.
     state : dict
         ``params`` and, where the plan uses them, ``grads``, ``m`` and ``v``.
+    spare : dict, optional
+        ``work`` and ``scratch`` of a run that has ended, taken where they fit: new memory may cost more than a run.
     """
     dtype = state["params"].dtype
     unused = state["params"][:0]
     state = {name: state.get(name, unused) for name in ("params", "grads", "m", "v")}
-    work, scratch = (aligned_empty(size, dtype) for size in (plan.work_size, _scratch_size(backend, plan)))
-    return Buffers(**data, **state, work=work, saved=np.empty(0, np.uint8), scratch=scratch)
+    sizes = {"work": plan.work_size, "scratch": _scratch_size(backend, plan)}
+    workspace = {name: _reuse((spare or {}).get(name), size, dtype) for name, size in sizes.items()}
+    return Buffers(**data, **state, saved=np.empty(0, np.uint8), **workspace)
+
+
+def _reuse(array: NDArray[Any] | None, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    return array if array is not None and (array.size, array.dtype) == (size, dtype) else aligned_empty(size, dtype)

@@ -62,6 +62,7 @@ class Run:
         self.backend, self.plan, self.buffers, self.n_threads = backend, plan, buffers, n_threads
         self.pace = Pace(6 * plan.batch_size * buffers.params.size)
         self.losses = np.zeros(3)
+        self._packed = False
 
     def steps(
         self,
@@ -71,6 +72,8 @@ class Run:
         steps_to_cut: Callable[[int], int] | None = None,
     ) -> None:
         """Run the steps of a table on the samples of ``order``, cut into pieces.
+
+        Parameters and moments are up to date again after `sync`.
 
         Parameters
         ----------
@@ -85,6 +88,9 @@ class Run:
         batch_size, done = self.plan.batch_size, 0
         self.losses[:] = 0
         while done < len(table):
+            if not self._packed:
+                self.backend.module.pack(self.plan.rows, self.buffers)
+                self._packed = True
             count = min(self.pace.n_steps, len(table) - done)
             if steps_to_cut is not None:
                 count = min(count, steps_to_cut(done))
@@ -96,6 +102,12 @@ class Run:
             done += count
             if on_cut is not None and on_cut(done):
                 return
+
+    def sync(self) -> None:
+        """Write parameters and moments, or the gradient, to where their owner reads and may change them."""
+        if self._packed:
+            self.backend.module.unpack(self.plan.rows, self.buffers)
+            self._packed = False
 
     @property
     def n_done(self) -> int:

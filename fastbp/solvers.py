@@ -104,6 +104,7 @@ class Epochs:
 
     def store(self) -> None:
         """Write parameters and moments back to where the estimator keeps them."""
+        self.run_.sync()
         layout = self.estimator._layout()
         for flat, arrays in ((self.flat, self.parameters), *self._moment_arrays()):
             views = [*layout.weights(flat), *layout.biases(flat)]
@@ -141,6 +142,7 @@ class LossAndGradient:
             self._prepare(dtype)
         self.params[...] = packed
         self.run.steps(self.order, self.table)
+        self.run.sync()
         data_loss, penalty, _ = self.run.losses.tolist()
         return np.float64(data_loss / self.n_averaged + penalty), self.grads.copy()
 

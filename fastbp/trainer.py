@@ -95,6 +95,7 @@ class Trainer(Fixed):
         self.m, self.v = (aligned_empty(network.n_parameters, network.dtype) for _ in range(2))
         self.m[...] = self.v[...] = 0
         self._training = False
+        self._workspace: dict[str, NDArray[Any]] = {}
 
     def __repr__(self) -> str:
         return (
@@ -171,6 +172,8 @@ class Trainer(Fixed):
                     self._epoch(run, state, callbacks, shuffle, alpha, reduction, validation)
             except KeyboardInterrupt:
                 warnings.warn("Training interrupted by user.", stacklevel=2)
+            finally:
+                run.sync()
         if not np.isfinite(self.network.parameters).all():
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
@@ -210,7 +213,8 @@ class Trainer(Fixed):
         batch_size = min(self.batch_size, n_samples(data))
         plan = training_plan(network.layout, network.activations, self.loss_code, self.optimizer.rule, batch_size, form)
         state = {"params": network.parameters, "m": self.m, "v": self.v}
-        buffers = run_buffers(plan, backend, data, state)
+        buffers = run_buffers(plan, backend, data, state, self._workspace)
+        self._workspace = {"work": buffers.work, "scratch": buffers.scratch}
         return Run(backend, plan, buffers, self.n_threads or 1)
 
     def _epoch(
@@ -242,6 +246,7 @@ class Trainer(Fixed):
             self.step = state.step = first + done
             for callback in callbacks:
                 if callback.every_n_steps and state.step % callback.every_n_steps == 0:
+                    run.sync()
                     callback.on_step_end(state)
             return state.stop_training
 
@@ -249,6 +254,8 @@ class Trainer(Fixed):
             run.steps(order, table, on_cut, _cut_points(callbacks, first))
         finally:
             self.step = state.step = first + run.n_done
+        if callbacks or validation is not None:
+            run.sync()
         n_seen = min(run.n_done * run.plan.batch_size, n)
         state.history.loss.append(float(run.losses[:2].sum()) / (n_seen if reduction == "mean" else 1))
         if validation is not None:
@@ -281,8 +288,8 @@ class Trainer(Fixed):
         return total / weight_sum
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what pickle and copy keep, the moments without their unused surroundings."""
-        return {**self.__dict__, "m": self.m.copy(), "v": self.v.copy(), "_training": False}
+        """Return what pickle and copy keep: no workspace, and the moments without their unused surroundings."""
+        return {**self.__dict__, "m": self.m.copy(), "v": self.v.copy(), "_training": False, "_workspace": {}}
 
 
 def _cut_points(callbacks: Sequence[Callback], first: int) -> Any:

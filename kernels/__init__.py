@@ -25,6 +25,7 @@ from .contract import (
     Op,
     Optimizer,
     Source,
+    room,
     step_table,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "backends",
     "check_n_threads",
     "resolve",
+    "room",
     "step_table",
 ]
 

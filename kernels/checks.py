@@ -27,6 +27,7 @@ from .contract import (
     Op,
     Optimizer,
     Source,
+    room,
 )
 
 Array = NDArray[Any]
@@ -153,14 +154,7 @@ class Backend:
 
     def scratch_size(self, plan: Array, batch_size: int) -> int:
         """Return how many elements of ``scratch`` a walk of ``plan`` needs."""
-        return _scratch_size(self.module, plan, batch_size)
-
-
-def _scratch_size(module: ModuleType, plan: Array, batch_size: int) -> int:
-    """Return how many elements of ``scratch`` the layers of a plan need."""
-    layers = (row for row in plan if row["W"] != NONE and row["op"] != Op.OPTIMIZER_STEP)
-    sizes = (module.scratch_size(int(row["n_in"]), int(row["n_out"]), batch_size) for row in layers)
-    return max(sizes, default=0)
+        return int(self.module.run_scratch_size(plan, batch_size))
 
 
 def _checked(operation: str, module: ModuleType) -> Callable[..., Any]:
@@ -182,7 +176,12 @@ def _checked(operation: str, module: ModuleType) -> Callable[..., Any]:
         _fill_in(values, sizes, module)
         if operation in _RANGE_CHECKS:
             _RANGE_CHECKS[operation](values, sizes, module)
-        return kernel(*(values[name] for name in names))
+        if operation == "train_steps":
+            module.pack(values["plan"], values["buffers"])
+        result = kernel(*(values[name] for name in names))
+        if operation == "train_steps":
+            module.unpack(values["plan"], values["buffers"])
+        return result
 
     checked.__signature__ = signature  # type: ignore[attr-defined]
     return checked
@@ -383,7 +382,7 @@ def _check_run(values: dict[str, Any], module: ModuleType, predicting: bool) -> 
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}; pass a whole number of at least 1")
     check_plan(plan, buffers, int(batch_size), predicting)
-    needed = _scratch_size(module, plan, int(batch_size))
+    needed = module.run_scratch_size(plan, int(batch_size))
     if buffers.scratch.size < needed:
         raise ValueError(f"scratch has {buffers.scratch.size} elements; this plan needs {needed}")
     n_samples = max(len(buffers.X), len(buffers.X_indptr) - 1)
@@ -403,7 +402,7 @@ def check_plan(plan: Array, buffers: Buffers, batch_size: int, predicting: bool 
         if any(sizes[name] < least[name] for name in sizes):
             raise ValueError(f"row {number} of the plan, {op.name.lower()}, has the sizes {sizes}; pass positive ones")
         for offset, columns in _WORK_FIELDS[op].items():
-            width = batch_size * (sizes[columns] if columns else 1)
+            width = room(batch_size, sizes[columns] if columns else 1)
             if int(row[offset]) == NONE and (offset == "weight" or (offset == "a" and predicting)):
                 continue
             _check_span(number, op, offset, int(row[offset]), width, "work", buffers.work)

@@ -32,8 +32,10 @@ OPERATIONS = (
 )
 """The operations of every backend, in the order in which every backend's file defines them.
 
-Beside them each backend has ``scratch_size(n_in, n_out, n_rows)``: how many elements of private workspace the
-operations on a layer need.
+Beside them each backend has ``scratch_size(n_in, n_out, n_rows)`` and ``run_scratch_size(plan, n_rows)``: how many
+elements of private workspace an operation on a layer needs, and a walk of a plan. Calls of a module's ``train_steps``
+stand between ``pack(plan, buffers)`` and ``unpack(plan, buffers)``: from the one to the other, parameters and moments
+may lie elsewhere, in the backend's own form.
 """
 
 
@@ -135,6 +137,15 @@ STEP = np.dtype(
     ]
 )
 """What may change from step to step, one record a step."""
+
+
+WORK_BLOCK = 16
+"""In ``work`` a matrix has room for multiples of this many rows and columns: a backend may pack it as it likes."""
+
+
+def room(n_rows: int, n_columns: int) -> int:
+    """Return how many elements of ``work`` a matrix takes."""
+    return -(-n_rows // WORK_BLOCK) * -(-n_columns // WORK_BLOCK) * WORK_BLOCK**2
 
 
 class Buffers(NamedTuple):

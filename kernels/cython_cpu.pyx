@@ -2,14 +2,14 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Backend ``cython``: the operations of `reference`, compiled by Cython over C tiles; arguments and formulas stand there.
 
-A product runs over tiles (``tile.h``): a panel of columns is packed, each tile of it leaves its sums in a small block of
-scratch, and what follows the product (bias and activation, Hadamard product, optimiser) is done to that block while it
-is in the first-level cache. The operations take arrays; the kernels behind them, named alike with an underscore, take
-pointers, so that `train_steps` walks a plan without making views.
+A run packs its parameters once, so that every load of a product is a whole vector: weights in strips of a vector's
+width, a mini-batch in panels whose samples stand side by side (``tile_table.h``). A product runs over tiles that stay in
+registers until all that follows them is done: bias and activation, Hadamard product, optimiser. The operations by
+hand pack their arguments, call the same kernels, named alike with an underscore, and unpack the results.
 
-What must run in vector registers is C, compiled once for each instruction set and reached through a table of functions
-(``tile_table.h``); the table is chosen here, at import, by what the processor can do. The environment variable
-``FASTBP_ISA`` overrides the choice.
+What must run in vector registers is C, compiled once for each instruction set and reached through a table of functions;
+the table is chosen here, at import, by what the processor can do. The environment variable ``FASTBP_ISA`` overrides the
+choice.
 """
 
 import os
@@ -20,74 +20,7 @@ from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
 
-cdef extern from "tile_table.h":
-    enum:
-        IDENTITY, RELU, LOGISTIC, TANH, SOFTMAX, EXP
-        SQUARED_ERROR, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, POISSON
-        NONE, SGD, MOMENTUM, NESTEROV, ADAM
-        TILE_VECTORS
-
-    ctypedef struct Step:
-        double grad_scale, loss_scale, l2, keep, rate, momentum, beta_1, beta_2, epsilon, decay
-
-    ctypedef struct Tiles:
-        Py_ssize_t lanes, max_rows
-        void (*tile)(
-            Py_ssize_t n_rows, Py_ssize_t n_vectors, Py_ssize_t K, const void* A, Py_ssize_t a_row, Py_ssize_t a_k,
-            const void* B, Py_ssize_t b_k, void* C
-        ) noexcept nogil
-        void (*pack)(
-            Py_ssize_t n_rows, Py_ssize_t columns, const void* B, Py_ssize_t b_row, void* panel, Py_ssize_t stride
-        ) noexcept nogil
-        void (*transpose)(
-            Py_ssize_t n_rows, Py_ssize_t columns, const void* A, Py_ssize_t a_row, void* out, Py_ssize_t out_row,
-            bint fill
-        ) noexcept nogil
-        Py_ssize_t (*list_nonzero)(Py_ssize_t n, const void* x, int32_t* list) noexcept nogil
-        void (*weighted_rows)(
-            Py_ssize_t n_listed, const int32_t* list, const void* x, const void* W, Py_ssize_t w_row, Py_ssize_t n,
-            void* sums
-        ) noexcept nogil
-        void (*row_products)(
-            Py_ssize_t n_listed, const int32_t* list, const void* delta, const void* W, Py_ssize_t w_row,
-            Py_ssize_t n, void* products
-        ) noexcept nogil
-        void (*add_outer)(
-            Py_ssize_t n_listed, const int32_t* list, double scale, const void* x, const void* d, void* W,
-            Py_ssize_t w_row, Py_ssize_t n
-        ) noexcept nogil
-        bint (*is_finite)(Py_ssize_t n, const void* x) noexcept nogil
-        void (*activate)(
-            Py_ssize_t n_rows, Py_ssize_t columns, const void* sums, Py_ssize_t sums_row, const void* b, bint has_bias,
-            int activation, void* a, Py_ssize_t a_row
-        ) noexcept nogil
-        void (*softmax)(Py_ssize_t n, void* z) noexcept nogil
-        void (*through_activation)(Py_ssize_t n, const void* a, int activation, void* delta) noexcept nogil
-        void (*through_softmax)(Py_ssize_t n, const void* a, void* delta) noexcept nogil
-        void (*subtract)(Py_ssize_t n, const void* a, const void* y, void* delta) noexcept nogil
-        double (*square_sum)(Py_ssize_t n, const void* x) noexcept nogil
-        double (*log_loss)(int loss, Py_ssize_t n, const void* a, const void* y) noexcept nogil
-        void (*multiply)(Py_ssize_t n, double factor, void* x) noexcept nogil
-        void (*sum_rows)(Py_ssize_t n_rows, Py_ssize_t columns, const void* A, void* sums) noexcept nogil
-        void (*add_squares)(
-            Py_ssize_t n_rows, Py_ssize_t columns, const void* W, Py_ssize_t w_row, void* squares
-        ) noexcept nogil
-        void (*compact)(Py_ssize_t n_rows, Py_ssize_t columns, void* sums, Py_ssize_t stride) noexcept nogil
-        void (*apply)(
-            int rule, const Step* step, double scale, double l2, Py_ssize_t n_rows, Py_ssize_t columns,
-            const void* sums, Py_ssize_t sums_row, const void* factors, const void* W, void* param, void* m, void* v,
-            Py_ssize_t row
-        ) noexcept nogil
-
-    ctypedef struct InstructionSet:
-        const char* name
-        const Tiles* of_float
-        const Tiles* of_double
-
-    const InstructionSet *tile_v2
-    const InstructionSet *tile_v3
-    const InstructionSet *tile_v4
-    bint runs_here(const char* name)
+include "tile_table.pxi"
 
 
 ctypedef fused real:
@@ -115,21 +48,73 @@ cdef struct Sources:
     const int64_t* classes
     const void* sample_weight
 
+cdef struct Layer:
+    Py_ssize_t n_in, n_out
+    void* W
+    void* m_W
+    void* v_W
+    void* b  # NULL where there is none
+    void* m_b
+    void* v_b
+
 
 cdef const InstructionSet* COMPILED[3]
 COMPILED[0], COMPILED[1], COMPILED[2] = tile_v4, tile_v3, tile_v2
 cdef const InstructionSet* chosen = NULL
 
 
+cdef enum:
+    BLOCK_SIZE = 196608  # elements of a batch that stay in the second-level cache, beside weights
+
+
 def scratch_size(n_in, n_out, n_rows):
-    """Return how many elements of ``scratch`` the operations need for layers up to this size."""
-    panel = TILE_VECTORS * chosen.of_float.lanes
-    return panel * (chosen.of_float.max_rows + 1 + max(n_in, n_out, n_rows)) + n_out * (n_rows + panel)
+    """Return how many elements of ``scratch`` an operation on a layer needs: its arguments packed."""
+    n_in, n_out, n_rows = _whole(n_in), _whole(n_out), _whole(n_rows)
+    return _strips_size(n_in, n_out, n_rows) + 2 * n_rows * (n_in + n_out) + 3 * (n_in + 1) * n_out
+
+
+def run_scratch_size(plan, n_rows):
+    """Return how many elements of ``scratch`` a walk of ``plan`` needs: its parameters packed, and its largest layer."""
+    layers = [row for row in plan if row["op"] == contract.Op.LINEAR_FORWARD]
+    sizes = [(_whole(int(row["n_in"])), _whole(int(row["n_out"]))) for row in layers]
+    n_rows = _whole(n_rows)
+    largest = max([_strips_size(n_in, n_out, n_rows) for n_in, n_out in sizes])
+    return largest + sum(_used(plan)) * sum([(n_in + 1) * n_out for n_in, n_out in sizes])
+
+
+def _whole(n):
+    """Return n rounded up to whole vectors of the most lanes."""
+    return -(-n // chosen.of_float.lanes) * chosen.of_float.lanes
+
+
+def _strips_size(n_in, n_out, n_rows):
+    """Return the room for one layer's errors in strips, or for one sample's sums and list of inputs."""
+    return n_out * n_rows + 2 * (n_in + n_out) + 4 * chosen.of_float.lanes
+
+
+def _used(plan):
+    """Return whether a plan uses params, grads, m and v."""
+    rules = {int(row["optimizer"]) for row in plan if row["op"] in (LINEAR_UPDATE, OPTIMIZER_STEP)}
+    return True, bool((plan["op"] == LINEAR_GRAD).any()), bool(rules & {MOMENTUM, NESTEROV, ADAM}), ADAM in rules
+
+
+def pack(plan, buffers):
+    """Pack the parameters of a run, and what goes with them, into ``scratch``, where `train_steps` works on them."""
+    natural, packed = plan.copy(), plan.copy()
+    _pack(natural, packed, _used(plan), buffers.params, buffers.grads, buffers.m, buffers.v, buffers.scratch, False)
+
+
+def unpack(plan, buffers):
+    """Write the parameters of a run, and what goes with them, back to where their owner looks for them."""
+    natural, packed = plan.copy(), plan.copy()
+    _pack(natural, packed, _used(plan), buffers.params, buffers.grads, buffers.m, buffers.v, buffers.scratch, True)
 
 
 def gather_rows(const real[:, ::1] X, const int64_t[::1] order, real[:, ::1] out, int n_threads=1):
+    cdef Py_ssize_t r, n_columns = out.shape[1]
     with nogil:
-        _gather_rows(&X[0, 0], out.shape[1], &order[0], order.shape[0], &out[0, 0])
+        for r in range(order.shape[0]):
+            memcpy(&out[r, 0], &X[order[r], 0], n_columns * sizeof(real))
 
 
 def gather_csr_rows(
@@ -140,15 +125,20 @@ def gather_csr_rows(
     real[:, ::1] out,
     int n_threads=1,
 ):
+    cdef Py_ssize_t r, e
     with nogil:
-        _gather_csr_rows(
-            &data[0], &indices[0], &indptr[0], out.shape[1], &order[0], order.shape[0], &out[0, 0]
-        )
+        memset(&out[0, 0], 0, out.shape[0] * out.shape[1] * sizeof(real))
+        for r in range(order.shape[0]):
+            for e in range(indptr[order[r]], indptr[order[r] + 1]):
+                out[r, indices[e]] += data[e]
 
 
 def gather_classes(const int64_t[::1] classes, const int64_t[::1] order, real[:, ::1] out, int n_threads=1):
+    cdef Py_ssize_t r
     with nogil:
-        _gather_classes(&classes[0], out.shape[1], &order[0], order.shape[0], &out[0, 0])
+        memset(&out[0, 0], 0, out.shape[0] * out.shape[1] * sizeof(real))
+        for r in range(order.shape[0]):
+            out[r, classes[order[r]]] = 1
 
 
 def linear_forward(
@@ -161,11 +151,19 @@ def linear_forward(
     real[::1] scratch,
     int n_threads=1,
 ):
+    cdef Batch batch = _batch(a.shape[0], &scratch[0])
+    cdef Layer layer = Layer(W.shape[0], W.shape[1], NULL, NULL, NULL, NULL, NULL, NULL)
+    cdef real* rest = &scratch[0]
+    cdef real* strips
+    cdef real* below
+    cdef real* out
     with nogil:
-        _linear_forward(
-            &a_prev[0, 0], a.shape[0], a.shape[1], W.shape[0],
-            &W[0, 0], &b[0], b.shape[0] > 0, activation, False, &a[0, 0], &scratch[0]
-        )
+        strips = _take_strips(&rest, &batch, &layer)
+        below, out = _take_batch(&rest, &batch, layer.n_in), _take_batch(&rest, &batch, layer.n_out)
+        layer.W, layer.b = _take_weights(&rest, &layer, &W[0, 0]), _take_bias(&rest, &layer, &b[0], b.shape[0])
+        _pack_batch(&batch, layer.n_in, &a_prev[0, 0], NULL, below)
+        _linear_forward(&batch, below, &layer, activation, False, out, strips)
+        _unpack_batch(&batch, layer.n_out, out, &a[0, 0])
 
 
 def output_delta(
@@ -177,12 +175,13 @@ def output_delta(
     real[:, ::1] delta,
     int n_threads=1,
 ):
-    cdef double total
+    cdef const Tiles* cpu = tiles(&delta[0, 0])
+    cdef Py_ssize_t r, n_out = a.shape[1]
+    cdef double weight, total = 0
     with nogil:
-        total = _output_delta(
-            &a[0, 0], &y[0, 0], &sample_weight[0], sample_weight.shape[0] > 0,
-            a.shape[0], a.shape[1], activation, loss, &delta[0, 0]
-        )
+        for r in range(a.shape[0]):
+            weight = sample_weight[r] if sample_weight.shape[0] else 1
+            total += cpu.output_row(n_out, False, activation, loss, &a[r, 0], &y[r, 0], weight, &delta[r, 0])
     return total
 
 
@@ -196,11 +195,22 @@ def backprop_delta(
     real[::1] scratch,
     int n_threads=1,
 ):
+    cdef Batch batch = _batch(delta.shape[0], &scratch[0])
+    cdef Layer layer = Layer(W.shape[0], W.shape[1], NULL, NULL, NULL, NULL, NULL, NULL)
+    cdef real* rest = &scratch[0]
+    cdef real* strips
+    cdef real* error
+    cdef real* below
+    cdef real* out
     with nogil:
-        _backprop_delta(
-            &delta[0, 0], delta.shape[0], delta.shape[1], W.shape[0],
-            &W[0, 0], &a_prev[0, 0], activation, &delta_prev[0, 0], &scratch[0]
-        )
+        strips = _take_strips(&rest, &batch, &layer)
+        error, below = _take_batch(&rest, &batch, layer.n_out), _take_batch(&rest, &batch, layer.n_in)
+        out = _take_batch(&rest, &batch, layer.n_in)
+        layer.W = _take_weights(&rest, &layer, &W[0, 0])
+        _pack_batch(&batch, layer.n_out, &delta[0, 0], NULL, error)
+        _pack_batch(&batch, layer.n_in, &a_prev[0, 0], NULL, below)
+        _backprop_delta(&batch, error, &layer, below, activation, out, strips)
+        _unpack_batch(&batch, layer.n_in, out, &delta_prev[0, 0])
 
 
 def linear_grad(
@@ -213,39 +223,35 @@ def linear_grad(
     real[::1] scratch,
     int n_threads=1,
 ):
-    cdef double squares
-    with nogil:
-        squares = _linear_grad(
-            &a_prev[0, 0], &delta[0, 0], delta.shape[0], delta.shape[1], W.shape[0], &step[0],
-            &W[0, 0], &grad_W[0, 0], &grad_b[0], grad_b.shape[0] > 0, &scratch[0]
-        )
-    return squares
+    return _update_by_hand(
+        a_prev, delta, NONE, step, W, grad_W, grad_b, grad_W[:0], grad_b[:0], grad_W[:0], grad_b[:0], scratch
+    )
 
 
 def sgd_step(const real[::1] grad, const Step[::1] step, real[::1] param, int n_threads=1):
     with nogil:
-        _optimizer_step(SGD, &grad[0], param.shape[0], &step[0], &param[0], &param[0], &param[0])
+        tiles(&param[0]).apply(SGD, &step[0], 1, param.shape[0], &grad[0], &param[0], NULL, NULL)
 
 
 def momentum_step(
     const real[::1] grad, const Step[::1] step, real[::1] param, real[::1] velocity, int n_threads=1
 ):
     with nogil:
-        _optimizer_step(MOMENTUM, &grad[0], param.shape[0], &step[0], &param[0], &velocity[0], &velocity[0])
+        tiles(&param[0]).apply(MOMENTUM, &step[0], 1, param.shape[0], &grad[0], &param[0], &velocity[0], NULL)
 
 
 def nesterov_step(
     const real[::1] grad, const Step[::1] step, real[::1] param, real[::1] velocity, int n_threads=1
 ):
     with nogil:
-        _optimizer_step(NESTEROV, &grad[0], param.shape[0], &step[0], &param[0], &velocity[0], &velocity[0])
+        tiles(&param[0]).apply(NESTEROV, &step[0], 1, param.shape[0], &grad[0], &param[0], &velocity[0], NULL)
 
 
 def adam_step(
     const real[::1] grad, const Step[::1] step, real[::1] param, real[::1] m, real[::1] v, int n_threads=1
 ):
     with nogil:
-        _optimizer_step(ADAM, &grad[0], param.shape[0], &step[0], &param[0], &m[0], &v[0])
+        tiles(&param[0]).apply(ADAM, &step[0], 1, param.shape[0], &grad[0], &param[0], &m[0], &v[0])
 
 
 def linear_update(
@@ -262,21 +268,20 @@ def linear_update(
     real[::1] scratch,
     int n_threads=1,
 ):
-    cdef double squares
-    with nogil:
-        squares = _linear_update(
-            &a_prev[0, 0], &delta[0, 0], delta.shape[0], delta.shape[1], W.shape[0], optimizer, &step[0],
-            &W[0, 0], &m_W[0, 0], &v_W[0, 0], &b[0], &m_b[0], &v_b[0], b.shape[0] > 0, &scratch[0]
-        )
-    return squares
+    return _update_by_hand(a_prev, delta, optimizer, step, W, W, b, m_W, m_b, v_W, v_b, scratch)
 
 
 def train_steps(plan, steps, order, Py_ssize_t batch_size, buffers, losses, int n_threads=1):
-    _train_steps(plan, steps, order, batch_size, *_flat(buffers), losses)
+    natural, packed = plan.copy(), plan.copy()
+    _train_steps(natural, packed, _used(plan), steps, order, batch_size, *_flat(buffers), losses)
 
 
 def predict(plan, order, Py_ssize_t batch_size, buffers, out, int n_threads=1):
-    _predict(plan, order, batch_size, *_flat(buffers), out)
+    natural, packed = plan.copy(), plan.copy()
+    _predict(natural, packed, order, batch_size, *_flat(buffers), out)
+
+
+include "cython_packing.pxi"
 
 
 # ------------------------------------------------------------------------------------------------- kernels
@@ -287,151 +292,169 @@ def _flat(buffers):
     return tuple([array.reshape(array.size) for array in buffers])
 
 
-cdef void _gather_rows(
-    const real* X, Py_ssize_t n_columns, const int64_t* order, Py_ssize_t n_rows, real* out
-) noexcept nogil:
-    cdef Py_ssize_t r
-    for r in range(n_rows):
-        memcpy(out + r * n_columns, X + order[r] * n_columns, n_columns * sizeof(real))
-
-
-cdef void _gather_csr_rows(
-    const real* data, const int32_t* indices, const int64_t* indptr, Py_ssize_t n_columns,
-    const int64_t* order, Py_ssize_t n_rows, real* out
-) noexcept nogil:
-    cdef Py_ssize_t r, e
-    memset(out, 0, n_rows * n_columns * sizeof(real))
-    for r in range(n_rows):
-        for e in range(indptr[order[r]], indptr[order[r] + 1]):
-            out[r * n_columns + indices[e]] += data[e]
-
-
-cdef void _gather_classes(
-    const int64_t* classes, Py_ssize_t n_columns, const int64_t* order, Py_ssize_t n_rows, real* out
-) noexcept nogil:
-    cdef Py_ssize_t r
-    memset(out, 0, n_rows * n_columns * sizeof(real))
-    for r in range(n_rows):
-        out[r * n_columns + classes[order[r]]] = 1
-
-
 cdef void _linear_forward(
-    const real* a_prev, Py_ssize_t n_rows, Py_ssize_t n_out, Py_ssize_t n_in, const real* W, const real* b,
-    bint has_bias, int activation, bint skip_zeros, real* a, real* scratch
+    const Batch* batch, const real* a_prev, const Layer* layer, int activation, bint skip_zeros, real* a, real* scratch
 ) noexcept nogil:
     cdef const Tiles* cpu = tiles(a)
-    cdef Py_ssize_t vector = cpu.lanes, width = TILE_VECTORS * vector
-    cdef Py_ssize_t o = 0, r, rows, columns, n_vectors, stride
-    cdef real* panel = scratch + (cpu.max_rows + 1) * width
-    cdef const real* source
-    if n_rows == 1:
-        _forward_one(a_prev, n_out, n_in, W, b, has_bias, activation, skip_zeros, a, scratch)
+    cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_out = layer.n_out, o = 0, r = 0, p, rows, width, start
+    cdef Py_ssize_t strip, n_strips = (n_out + L - 1) // L, n_vectors, k = 0, block = _block(batch, L)
+    cdef Product product
+    if batch.n == 1:
+        _forward_one(a_prev, layer, L, n_in * L, n_strips * L, activation, skip_zeros, a, scratch)
         return
-    while o < n_out:
-        columns = min(width, n_out - o)
-        n_vectors = (columns + vector - 1) // vector
-        if n_rows > cpu.max_rows or columns % vector:
-            stride, source = n_vectors * vector, panel
-            cpu.pack(n_in, columns, W + o, n_out, panel, stride)
-        else:
-            stride, source = n_out, W + o
-        r = 0
-        while r < n_rows:
-            rows = _tile_rows(n_rows - r, cpu.max_rows)
-            cpu.tile(rows, n_vectors, n_in, a_prev + r * n_in, n_in, 1, source, stride, scratch)
-            cpu.activate(
-                rows, columns, scratch, n_vectors * vector, b + o, has_bias, activation, a + r * n_out + o, n_out
-            )
+    product.n_segments, product.length, product.last, product.a_segment = 1, n_in, n_in, 0
+    product.activation, product.below, product.begins, product.ends = activation, NULL, True, True
+    if batch.n_panels == 0:
+        product.a_row, product.a_k, product.b_k, product.b_vector = _rounded(n_in, L), 1, L, n_in * L
+        product.c_row, product.c_vector, product.bias_by_column = n_strips * L, L, True
+        while r < batch.n:
+            rows = _tile_rows(batch.n - r, cpu.max_rows)
+            product.A, strip = a_prev + r * product.a_row, 0
+            while strip < n_strips:
+                n_vectors = _group(n_strips, strip)
+                product.B, product.C = <real*> layer.W + strip * n_in * L, a + r * product.c_row + strip * L
+                product.bias = NULL if layer.b == NULL else <real*> layer.b + strip * L
+                cpu.product(rows, n_vectors, &product)
+                strip += n_vectors
             r += rows
-        o += columns
+        if activation == SOFTMAX:
+            for r in range(batch.n):
+                cpu.softmax(n_out, True, a + r * product.c_row)
+        return
+    product.a_row, product.a_k, product.b_vector, product.c_vector, product.bias_by_column = 1, L, L, L, False
+    while k < n_in:
+        product.length = product.last = min(n_in - k, block)
+        product.begins, product.ends, o = k == 0, k + product.last == n_in, 0
+        while o < n_out:
+            rows = _tile_rows(min(n_out - o, L - o % L), cpu.max_rows)
+            product.A = <real*> layer.W + (o // L * n_in + k) * L + o % L
+            product.bias = NULL if layer.b == NULL else <real*> layer.b + o
+            for p in range(batch.n_panels):
+                width, start = _panel_width(batch, p, L), _panel_start(batch, p, L)
+                product.B, product.b_k, product.c_row = a_prev + n_in * start + k * width, width, width
+                product.C = a + n_out * start + o * width
+                cpu.product(rows, width // L, &product)
+            o += rows
+        k += product.last
     if activation == SOFTMAX:
-        for r in range(n_rows):
-            cpu.softmax(n_out, a + r * n_out)
+        for p in range(batch.n_panels):
+            cpu.softmax_panel(n_out, _panel_width(batch, p, L), a + n_out * _panel_start(batch, p, L))
 
 
 cdef double _output_delta(
-    const real* a, const real* y, const real* weight, bint has_weight, Py_ssize_t n_rows, Py_ssize_t n_out,
-    int activation, int loss, real* delta
+    const Batch* batch, Py_ssize_t n_out, const real* a, const real* y, const real* weight, int activation, int loss,
+    real* delta
 ) noexcept nogil:
-    cdef const Tiles* cpu = tiles(a)
-    cdef double sample_loss, total = 0
-    cdef Py_ssize_t r
-    for r in range(n_rows):
-        cpu.subtract(n_out, a, y, delta)
-        if loss == SQUARED_ERROR:
-            sample_loss = 0.5 * cpu.square_sum(n_out, delta)
-            if activation == SOFTMAX:
-                cpu.through_softmax(n_out, a, delta)
-            else:
-                cpu.through_activation(n_out, a, activation, delta)
-        else:
-            sample_loss = cpu.log_loss(loss, n_out, a, y)
-        if has_weight:
-            sample_loss *= weight[r]
-            cpu.multiply(n_out, weight[r], delta)
-        total += sample_loss
-        a, y, delta = a + n_out, y + n_out, delta + n_out
+    cdef const Tiles* cpu = tiles(delta)
+    cdef Py_ssize_t L = cpu.lanes, row = _rounded(n_out, L), r, p, start, width
+    cdef double total = 0
+    if batch.n_panels == 0:
+        for r in range(batch.n):
+            total += cpu.output_row(
+                n_out, True, activation, loss, a + r * row, y + r * row, 1 if weight == NULL else weight[r * L],
+                delta + r * row
+            )
+        return total
+    for p in range(batch.n_panels):
+        width, start = _panel_width(batch, p, L), _panel_start(batch, p, L)
+        total += cpu.output_panel(
+            n_out, width, min(width, batch.n - start), activation, loss, a + n_out * start, y + n_out * start,
+            NULL if weight == NULL else weight + start, delta + n_out * start
+        )
     return total
 
 
 cdef void _backprop_delta(
-    const real* delta, Py_ssize_t n_rows, Py_ssize_t n_out, Py_ssize_t n_in, const real* W, const real* a_prev,
-    int activation, real* delta_prev, real* scratch
+    const Batch* batch, const real* delta, const Layer* layer, const real* a_prev, int activation, real* delta_prev,
+    real* scratch
 ) noexcept nogil:
     cdef const Tiles* cpu = tiles(delta)
-    cdef Py_ssize_t vector = cpu.lanes, width = TILE_VECTORS * vector
-    cdef Py_ssize_t padded = (n_rows + vector - 1) // vector * vector
-    cdef Py_ssize_t r = 0, i, rows, units, n_vectors
-    cdef real* transposed = scratch + (cpu.max_rows + 1) * width
-    if n_rows == 1:
-        _backprop_one(delta, n_out, n_in, W, a_prev, activation, delta_prev, scratch)
+    cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_out = layer.n_out, i = 0, r, p, rows, width, start
+    cdef Py_ssize_t in_row = _rounded(n_in, L), out_row = _rounded(n_out, L), o = 0, block = _block(batch, L)
+    cdef Product product
+    if batch.n_panels == 0:
+        for r in range(batch.n):
+            _backprop_one(
+                delta + r * out_row, layer, a_prev + r * in_row, activation, delta_prev + r * in_row, scratch
+            )
         return
-    cpu.transpose(n_rows, n_out, delta, n_out, transposed, padded, True)
-    while r < n_rows:
-        rows = min(width, n_rows - r)
-        n_vectors = (rows + vector - 1) // vector
-        i = 0
+    product.length = L
+    product.a_row, product.a_k, product.a_segment = L, 1, n_in * L
+    product.b_vector, product.c_vector, product.bias, product.activation = L, L, NULL, activation
+    while o < n_out:
+        product.last = min(n_out - o, block)
+        product.n_segments, product.begins, product.ends = _rounded(product.last, L) // L, o == 0, o + product.last == n_out
+        product.last, i = product.last - (product.n_segments - 1) * L, 0
         while i < n_in:
-            units = _tile_rows(n_in - i, cpu.max_rows)
-            cpu.tile(units, n_vectors, n_out, W + i * n_out, n_out, 1, transposed + r, padded, scratch)
-            cpu.transpose(units, rows, scratch, n_vectors * vector, delta_prev + r * n_in + i, n_in, False)
-            i += units
-        cpu.through_activation(rows * n_in, a_prev + r * n_in, activation, delta_prev + r * n_in)
-        r += rows
-
-
-cdef double _linear_grad(
-    const real* a_prev, const real* delta, Py_ssize_t n_rows, Py_ssize_t n_out, Py_ssize_t n_in, const Step* step,
-    const real* W, real* grad_W, real* grad_b, bint has_bias, real* scratch
-) noexcept nogil:
-    cdef double squares = _update_weights(
-        a_prev, delta, n_rows, n_out, n_in, NONE, step, W, grad_W, grad_W, grad_W, scratch
-    )
-    if has_bias:
-        _update_bias(delta, n_rows, n_out, NONE, step, grad_b, grad_b, grad_b, scratch)
-    return squares
-
-
-cdef void _optimizer_step(
-    int rule, const real* grad, Py_ssize_t n, const Step* step, real* param, real* m, real* v
-) noexcept nogil:
-    tiles(param).apply(rule, step, 1, 0, 1, n, grad, n, NULL, param, param, m, v, n)
+            rows = _tile_rows(n_in - i, cpu.max_rows)
+            product.A = <real*> layer.W + (o // L * n_in + i) * L
+            for p in range(batch.n_panels):
+                width, start = _panel_width(batch, p, L), _panel_start(batch, p, L)
+                product.B, product.b_k, product.c_row = delta + n_out * start + o * width, width, width
+                product.C, product.below = delta_prev + n_in * start + i * width, a_prev + n_in * start + i * width
+                cpu.product(rows, width // L, &product)
+            i += rows
+        o += block
 
 
 cdef double _linear_update(
-    const real* a_prev, const real* delta, Py_ssize_t n_rows, Py_ssize_t n_out, Py_ssize_t n_in, int optimizer,
-    const Step* step, real* W, real* m_W, real* v_W, real* b, real* m_b, real* v_b, bint has_bias, real* scratch
+    const Batch* batch, const real* a_prev, const real* delta, int rule, const Step* step, const Layer* layer,
+    const real* W, real* scratch
 ) noexcept nogil:
-    cdef double squares = _update_weights(
-        a_prev, delta, n_rows, n_out, n_in, optimizer, step, W, W, m_W, v_W, scratch
-    )
-    if has_bias:
-        _update_bias(delta, n_rows, n_out, optimizer, step, b, m_b, v_b, scratch)
-    return squares
+    """Apply ``rule`` to a layer, or keep its gradient with NONE; W is penalised. Return the sum of W^2, 0 without l2."""
+    cdef const Tiles* cpu = tiles(delta)
+    cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_out = layer.n_out, n_strips = (n_out + L - 1) // L
+    cdef Py_ssize_t i, strip = 0, p, start, n_vectors, rows, at, panel_rows
+    cdef real* squares = scratch
+    cdef real* sums = scratch + L
+    cdef real* strips = scratch + 2 * L
+    cdef double total = 0
+    cdef Update update
+    memset(squares, 0, L * sizeof(real))
+    update.batch, update.n_in, update.a_prev, update.rule, update.step = batch[0], n_in, a_prev, rule, step
+    update.w_vector, update.squares, update.d_k = n_in * L, squares, L
+    if batch.n_panels:
+        update.d_vector = batch.n * L
+        for p in range(batch.n_panels):
+            start = _panel_start(batch, p, L)
+            panel_rows = _panel_width(batch, p, L)
+            cpu.scatter_panel(
+                n_out, delta + n_out * start, panel_rows, min(panel_rows, batch.n - start), strips + start * L, L,
+                update.d_vector, True
+            )
+    else:
+        update.n_in, update.d_k, update.d_vector, strips = _rounded(n_in, L), n_strips * L, L, <real*> delta
+    if batch.n == 1 and rule == SGD and step.l2 == 0 and cpu.is_finite(n_out, delta):
+        _descend_one(a_prev, delta, step, layer, scratch)
+    else:
+        while strip < n_strips:
+            n_vectors, i = _group(n_strips, strip), 0
+            update.delta = strips + strip * update.d_vector
+            while i < n_in:
+                rows = _tile_rows(n_in - i, cpu.max_rows)
+                at = (strip * n_in + i) * L
+                update.i, update.W, update.param = i, W + at, <real*> layer.W + at
+                update.m, update.v = <real*> layer.m_W + at, <real*> layer.v_W + at
+                cpu.update(rows, n_vectors, &update)
+                i += rows
+            strip += n_vectors
+    if layer.b != NULL:
+        for strip in range(n_strips):
+            cpu.sum_rows(batch.n, strips + strip * update.d_vector, update.d_k, sums)
+            at = strip * L
+            cpu.apply(
+                rule, step, step.grad_scale, L, sums, <real*> layer.b + at, <real*> layer.m_b + at,
+                <real*> layer.v_b + at
+            )
+    for i in range(L):
+        total += squares[i]
+    return total
 
 
 def _train_steps(
-    const Row[::1] plan,
+    const Row[::1] natural,
+    Row[::1] plan,
+    used,
     const Step[::1] steps,
     const int64_t[::1] order,
     Py_ssize_t batch_size,
@@ -454,67 +477,71 @@ def _train_steps(
     cdef Sources sources = Sources(
         &X[0], &X_data[0], &X_indices[0], &X_indptr[0], &y[0], &classes[0], &sample_weight[0]
     )
-    cdef Py_ssize_t s, start
+    cdef real* packed[4]
+    cdef real* rest = &scratch[0]
+    cdef Py_ssize_t s, start, n_rows, state, size = _place(&natural[0], &plan[0], plan.shape[0], rest)
     cdef bint skip_zeros
+    cdef Batch batch = _batch(batch_size, rest)
+    for state in range(4):
+        packed[state] = rest
+        rest += size if used[state] else 0
     with nogil:
-        skip_zeros = tiles(&params[0]).is_finite(params.shape[0], &params[0])
+        skip_zeros = tiles(rest).is_finite(size, packed[0])
         for s in range(steps.shape[0]):
             start = s * batch_size
+            n_rows = min(batch_size, order.shape[0] - start)
+            if n_rows != batch.n:
+                batch = _batch(n_rows, rest)
             _train_step(
-                &plan[0], plan.shape[0], &steps[s], &sources, &order[start], min(batch_size, order.shape[0] - start),
-                skip_zeros, &params[0], &grads[0], &m[0], &v[0], &work[0], &scratch[0], &losses[0]
+                &natural[0], &plan[0], plan.shape[0], &batch, &steps[s], &sources, &order[start], skip_zeros, packed,
+                &work[0], rest, &losses[0]
             )
 
 
 cdef void _train_step(
-    const Row* plan, Py_ssize_t n_plan, const Step* step, const Sources* sources, const int64_t* batch,
-    Py_ssize_t n_rows, bint skip_zeros, real* params, real* grads, real* m, real* v, real* work, real* scratch,
+    const Row* natural, const Row* plan, Py_ssize_t n_plan, const Batch* batch, const Step* step,
+    const Sources* sources, const int64_t* order, bint skip_zeros, real** states, real* work, real* scratch,
     double* losses
 ) noexcept nogil:
     cdef double data_loss = 0, squares = 0
     cdef real* a_prev
     cdef real* a
     cdef real* delta
-    cdef Py_ssize_t W, b
-    cdef bint has_bias
     cdef const Row* row
-    for row in plan[:n_plan]:
+    cdef Layer layer
+    cdef Py_ssize_t r
+    for r in range(n_plan):
+        row = &plan[r]
         a_prev, a, delta = work + row.a_prev, work + row.a, work + row.delta
-        W, b, has_bias = row.W, row.b, row.b != NONE
         if row.op <= GATHER_CLASSES:
-            _gather(row, sources, batch, n_rows, a)
+            _gather(row, sources, order, batch, a)
         elif row.op == LINEAR_FORWARD:
-            _linear_forward(
-                a_prev, n_rows, row.n_out, row.n_in, params + W, params + b, has_bias, row.activation, skip_zeros, a,
-                scratch
-            )
+            layer = _layer(row, states[0], states[0], states[0])
+            _linear_forward(batch, a_prev, &layer, row.activation, skip_zeros, a, scratch)
         elif row.op == OUTPUT_DELTA:
             data_loss += _output_delta(
-                a, work + row.y, work + row.weight, row.weight != NONE, n_rows, row.n_out,
+                batch, row.n_out, a, work + row.y, NULL if row.weight == NONE else work + row.weight,
                 row.activation, row.loss, delta
             )
         elif row.op == BACKPROP_DELTA:
-            _backprop_delta(
-                delta, n_rows, row.n_out, row.n_in, params + W, a_prev, row.activation, work + row.delta_prev, scratch
-            )
+            layer = _layer(row, states[0], states[0], states[0])
+            _backprop_delta(batch, delta, &layer, a_prev, row.activation, work + row.delta_prev, scratch)
         elif row.op == LINEAR_GRAD:
-            squares += _linear_grad(
-                a_prev, delta, n_rows, row.n_out, row.n_in, step, params + W, grads + W, grads + b, has_bias, scratch
-            )
+            layer = _layer(row, states[1], states[1], states[1])
+            squares += _linear_update(batch, a_prev, delta, NONE, step, &layer, states[0] + row.W, scratch)
         elif row.op == LINEAR_UPDATE:
-            squares += _linear_update(
-                a_prev, delta, n_rows, row.n_out, row.n_in, row.optimizer, step,
-                params + W, m + W, v + W, params + b, m + b, v + b, has_bias, scratch
-            )
+            layer = _layer(row, states[0], states[2], states[3])
+            squares += _linear_update(batch, a_prev, delta, row.optimizer, step, &layer, states[0] + row.W, scratch)
         elif row.op == OPTIMIZER_STEP:
-            _optimizer_step(row.optimizer, grads + W, row.n_in, step, params + W, m + W, v + W)
+            _optimizer_step(natural, plan, n_plan, row, step, states)
     losses[0] += step.loss_scale * data_loss
     losses[1] += step.loss_scale * 0.5 * step.l2 * squares
     losses[2] += 1
 
 
 def _predict(
-    const Row[::1] plan,
+    const Row[::1] natural,
+    Row[::1] plan,
     const int64_t[::1] order,
     Py_ssize_t batch_size,
     const real[::1] X,
@@ -536,49 +563,34 @@ def _predict(
     cdef Sources sources = Sources(
         &X[0], &X_data[0], &X_indices[0], &X_indptr[0], &y[0], &classes[0], &sample_weight[0]
     )
-    cdef Py_ssize_t start = 0, p, n_rows
+    cdef real* packed = &scratch[0]
+    cdef real* rest = packed + _place(&natural[0], &plan[0], plan.shape[0], packed)
+    cdef real* last
+    cdef Py_ssize_t start = 0, p, n_rows, n_out = out.shape[1], L = tiles(packed).lanes
+    cdef Batch batch
+    cdef Layer layer
     cdef const Row* row
-    cdef real* a
     with nogil:
+        _pack_state(&natural[0], &plan[0], plan.shape[0], <real*> &params[0], packed, False)
         while start < order.shape[0]:
             n_rows = min(batch_size, order.shape[0] - start)
+            batch = _batch(n_rows, packed)
+            last = rest + 2 * (_rounded(plan[plan.shape[0] - 1].n_in, L) + _rounded(n_out, L))
             for p in range(plan.shape[0]):
                 row = &plan[p]
-                a = &out[start, 0] if row.a == NONE else &work[row.a]
                 if row.op == LINEAR_FORWARD:
+                    layer = _layer(row, packed, packed, packed)
                     _linear_forward(
-                        <const real*> &work[row.a_prev], n_rows, row.n_out, row.n_in,
-                        &params[row.W], &params[row.b], row.b != NONE, row.activation, False, a, &scratch[0]
+                        &batch, <const real*> &work[row.a_prev], &layer, row.activation, False,
+                        last if row.a == NONE else &work[row.a], rest
                     )
                 else:
-                    _gather(row, &sources, &order[start], n_rows, a)
+                    _gather(row, &sources, &order[start], &batch, &work[row.a])
+            _unpack_batch(&batch, n_out, last, &out[start, 0])
             start += n_rows
 
 
 # -------------------------------------------------------------------------------------- parts of the kernels
-
-
-cdef inline const Tiles* tiles(const real* p) noexcept nogil:
-    """Return the primitives for p's elements."""
-    if real is float:
-        return chosen.of_float
-    else:
-        return chosen.of_double
-
-
-cdef void _gather(
-    const Row* row, const Sources* sources, const int64_t* batch, Py_ssize_t n_rows, real* out
-) noexcept nogil:
-    cdef const void* source
-    if row.op == GATHER_CSR_ROWS:
-        _gather_csr_rows(
-            <const real*> sources.X_data, sources.X_indices, sources.X_indptr, row.n_out, batch, n_rows, out
-        )
-    elif row.op == GATHER_CLASSES:
-        _gather_classes(sources.classes, row.n_out, batch, n_rows, out)
-    else:
-        source = sources.X if row.source == FROM_X else (sources.y if row.source == FROM_Y else sources.sample_weight)
-        _gather_rows(<const real*> source, row.n_out, batch, n_rows, out)
 
 
 cdef inline Py_ssize_t _tile_rows(Py_ssize_t remaining, Py_ssize_t max_rows) noexcept nogil:
@@ -588,52 +600,57 @@ cdef inline Py_ssize_t _tile_rows(Py_ssize_t remaining, Py_ssize_t max_rows) noe
     return max_rows
 
 
+cdef inline Py_ssize_t _group(Py_ssize_t n_strips, Py_ssize_t strip) noexcept nogil:
+    """Return how many strips, from ``strip`` on, go into a tile: groups as equally wide as can be."""
+    cdef Py_ssize_t n_groups = (n_strips + TILE_VECTORS - 1) // TILE_VECTORS
+    return n_strips // n_groups + (strip < n_strips % n_groups * (n_strips // n_groups + 1))
+
+
+cdef inline Py_ssize_t _block(const Batch* batch, Py_ssize_t lanes) noexcept nogil:
+    """Return how many terms of a product's sums are added at a time: the panels of so many units fit in a cache."""
+    return max(BLOCK_SIZE // _rounded(batch.n, lanes) // lanes, 4) * lanes
+
+
 cdef void _forward_one(
-    const real* a_prev, Py_ssize_t n_out, Py_ssize_t n_in, const real* W, const real* b, bint has_bias,
-    int activation, bint skip_zeros, real* a, real* scratch
+    const real* a_prev, const Layer* layer, Py_ssize_t w_row, Py_ssize_t w_vector, Py_ssize_t n, int activation,
+    bint skip_zeros, real* a, real* scratch
 ) noexcept nogil:
     """Forward product of one sample: only the rows of W whose input is not 0 are read, if there is no 0 x infinity."""
     cdef const Tiles* cpu = tiles(a)
-    cdef int32_t* inputs = <int32_t*> (scratch + n_out + cpu.lanes)
-    cdef Py_ssize_t n_inputs = cpu.list_nonzero(n_in, a_prev, inputs) if skip_zeros else _list_all(n_in, inputs)
-    cpu.weighted_rows(n_inputs, inputs, a_prev, W, n_out, n_out, scratch)
-    cpu.activate(1, n_out, scratch, n_out, b, has_bias, activation, a, n_out)
+    cdef int32_t* inputs = <int32_t*> (scratch + _rounded(layer.n_out, cpu.lanes))
+    cdef Py_ssize_t n_inputs
+    n_inputs = cpu.list_nonzero(layer.n_in, a_prev, inputs) if skip_zeros else _list_all(layer.n_in, inputs)
+    cpu.weighted_rows(n_inputs, inputs, a_prev, layer.W, w_row, w_vector, n, scratch)
+    cpu.activate(n, scratch, layer.b, activation, a)
     if activation == SOFTMAX:
-        cpu.softmax(n_out, a)
+        cpu.softmax(layer.n_out, n != layer.n_out, a)
 
 
 cdef void _backprop_one(
-    const real* delta, Py_ssize_t n_out, Py_ssize_t n_in, const real* W, const real* a_prev, int activation,
-    real* delta_prev, real* scratch
+    const real* delta, const Layer* layer, const real* a_prev, int activation, real* delta_prev, real* scratch
 ) noexcept nogil:
     """Backward product of one sample: only the rows of W whose unit passes anything on are read."""
     cdef const Tiles* cpu = tiles(delta)
+    cdef Py_ssize_t L = cpu.lanes, n_units
     cdef int32_t* units = <int32_t*> scratch
-    cdef Py_ssize_t n_units
-    if activation == RELU:
-        n_units = cpu.list_nonzero(n_in, a_prev, units)
-        memset(delta_prev, 0, n_in * sizeof(real))
-    else:
-        n_units = _list_all(n_in, units)
-    cpu.row_products(n_units, units, delta, W, n_out, n_out, delta_prev)
-    cpu.through_activation(n_in, a_prev, activation, delta_prev)
+    memset(delta_prev, 0, _rounded(layer.n_in, L) * sizeof(real))
+    n_units = cpu.list_nonzero(layer.n_in, a_prev, units) if activation == RELU else _list_all(layer.n_in, units)
+    cpu.row_products(n_units, units, delta, layer.W, layer.n_in, _rounded(layer.n_out, L), delta_prev)
+    if activation != RELU:
+        cpu.through_activation(layer.n_in, a_prev, activation, delta_prev)
 
 
-cdef void _update_one(
-    const real* a_prev, const real* delta, Py_ssize_t n_out, Py_ssize_t n_in, int rule, const Step* step,
-    const real* W, real* param, real* m, real* v, real* scratch
+cdef void _descend_one(
+    const real* a_prev, const real* delta, const Step* step, const Layer* layer, real* scratch
 ) noexcept nogil:
-    """Apply ``rule`` to one sample's gradient, whose rows are delta x input: there is nothing to sum."""
+    """Gradient descent on one sample: only the rows of W whose input is not 0 change."""
     cdef const Tiles* cpu = tiles(delta)
-    cdef int32_t* rows = <int32_t*> scratch
-    cdef Py_ssize_t n_rows
-    if n_out == 1:  # the gradient's only column is contiguous, too
-        cpu.apply(rule, step, step.grad_scale, step.l2, 1, n_in, a_prev, n_in, delta, W, param, m, v, n_in)
-    elif rule == SGD and step.l2 == 0 and cpu.is_finite(n_out, delta):
-        n_rows = cpu.list_nonzero(n_in, a_prev, rows)
-        cpu.add_outer(n_rows, rows, -step.rate * step.grad_scale, a_prev, delta, param, n_out, n_out)
-    else:
-        cpu.apply(rule, step, step.grad_scale, step.l2, n_in, n_out, delta, 0, a_prev, W, param, m, v, n_out)
+    cdef int32_t* inputs = <int32_t*> (scratch + 2 * cpu.lanes)
+    cdef Py_ssize_t n_inputs = cpu.list_nonzero(layer.n_in, a_prev, inputs)
+    cpu.add_outer(
+        n_inputs, inputs, -step.rate * step.grad_scale, a_prev, delta, layer.W, layer.n_in,
+        _rounded(layer.n_out, cpu.lanes)
+    )
 
 
 cdef inline Py_ssize_t _list_all(Py_ssize_t n, int32_t* list) noexcept nogil:
@@ -643,57 +660,24 @@ cdef inline Py_ssize_t _list_all(Py_ssize_t n, int32_t* list) noexcept nogil:
     return n
 
 
-cdef double _update_weights(
-    const real* a_prev, const real* delta, Py_ssize_t n_rows, Py_ssize_t n_out, Py_ssize_t n_in, int rule,
-    const Step* step, const real* W, real* param, real* m, real* v, real* scratch
+cdef void _optimizer_step(
+    const Row* natural, const Row* plan, Py_ssize_t n_plan, const Row* row, const Step* step, real** states
 ) noexcept nogil:
-    """Form the weights' gradient tile by tile and apply ``rule`` to each tile; return the sum of W^2 if l2 is not 0."""
-    cdef const Tiles* cpu = tiles(delta)
-    cdef Py_ssize_t vector = cpu.lanes, width = TILE_VECTORS * vector
-    cdef Py_ssize_t o = 0, i, j, units, columns, n_vectors, stride, corner, rows, length, row
-    cdef real *squares = scratch + cpu.max_rows * width
-    cdef real *panel = scratch + (cpu.max_rows + 1) * width
-    cdef double total = 0
-    memset(squares, 0, vector * sizeof(real))
-    if n_rows == 1:
-        if step.l2 != 0:
-            cpu.add_squares(n_in, n_out, W, n_out, squares)
-        _update_one(a_prev, delta, n_out, n_in, rule, step, W, param, m, v, panel)
-        o = n_out
-    while o < n_out:
-        columns = min(width, n_out - o)
-        n_vectors = (columns + vector - 1) // vector
-        stride = n_vectors * vector
-        cpu.pack(n_rows, columns, delta + o, n_out, panel, stride)
-        i = 0
-        while i < n_in:
-            units = _tile_rows(n_in - i, cpu.max_rows)
-            cpu.tile(units, n_vectors, n_rows, a_prev + i, 1, n_in, panel, stride, scratch)
-            corner = i * n_out + o
-            if step.l2 != 0:
-                cpu.add_squares(units, columns, W + corner, n_out, squares)
-            rows, length, row = units, columns, stride
-            if columns == n_out and columns < stride:
-                cpu.compact(units, columns, scratch, stride)
-                rows, length, row = 1, units * columns, units * columns
+    """Apply a rule to those parameters, packed, that lie in the flat range of ``row``."""
+    cdef const Tiles* cpu = tiles(states[0])
+    cdef Py_ssize_t L = cpu.lanes, end = row.W + row.n_in, r, at
+    for r in range(n_plan):
+        if plan[r].op == LINEAR_FORWARD and row.W <= natural[r].W < end:
+            at = plan[r].W
             cpu.apply(
-                rule, step, step.grad_scale, step.l2, rows, length, scratch, row, NULL,
-                W + corner, param + corner, m + corner, v + corner, n_out
+                row.optimizer, step, 1, plan[r].n_in * _rounded(plan[r].n_out, L), states[1] + at, states[0] + at,
+                states[2] + at, states[3] + at
             )
-            i += units
-        o += columns
-    for j in range(vector):
-        total += squares[j]
-    return total
-
-
-cdef void _update_bias(
-    const real* delta, Py_ssize_t n_rows, Py_ssize_t n_out, int rule, const Step* step,
-    real* param, real* m, real* v, real* scratch
-) noexcept nogil:
-    cdef const Tiles* cpu = tiles(delta)
-    cpu.sum_rows(n_rows, n_out, delta, scratch)
-    cpu.apply(rule, step, step.grad_scale, 0, 1, n_out, scratch, n_out, NULL, param, param, m, v, n_out)
+        if plan[r].op == LINEAR_FORWARD and natural[r].b != NONE and row.W <= natural[r].b < end:
+            at = plan[r].b
+            cpu.apply(
+                row.optimizer, step, 1, plan[r].n_out, states[1] + at, states[0] + at, states[2] + at, states[3] + at
+            )
 
 
 # -------------------------------------------------------------------------------- the choice of instructions

@@ -41,6 +41,20 @@ def scratch_size(n_in, n_out, n_rows):
     return panel * (MAX_ROWS + 1 + max(n_in, n_out, n_rows)) + n_out * (n_rows + panel)
 
 
+def run_scratch_size(plan, n_rows):
+    """Return how many elements of ``scratch`` a walk of ``plan`` needs: as many as its largest layer."""
+    layers = [row for row in plan if row["op"] == Op.LINEAR_FORWARD]
+    return max(scratch_size(int(row["n_in"]), int(row["n_out"]), n_rows) for row in layers)
+
+
+def pack(plan, buffers):
+    """Prepare the parameters of a run for `train_steps`: it takes them as they are."""
+
+
+def unpack(plan, buffers):
+    """Write back what `train_steps` changed: it stands there already."""
+
+
 @jit
 def gather_rows(X, order, out, n_threads):
     _gather_rows(pointer(X), out.shape[1], pointer(order), order.size, pointer(out))

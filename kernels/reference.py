@@ -27,6 +27,22 @@ def scratch_size(n_in: int, n_out: int, n_rows: int) -> int:
     return 0
 
 
+def run_scratch_size(plan: Array, n_rows: int) -> int:
+    """Return how many elements of ``scratch`` a walk of ``plan`` needs for batches of ``n_rows`` samples: none here."""
+    return 0
+
+
+def pack(plan: Array, buffers: Buffers) -> None:
+    """Prepare the parameters of a run, and what goes with them, for `train_steps`: nothing to do here.
+
+    A backend may keep them elsewhere, in another form, until `unpack`.
+    """
+
+
+def unpack(plan: Array, buffers: Buffers) -> None:
+    """Write what `train_steps` changed back to ``params, grads, m, v``: nothing to do here."""
+
+
 def gather_rows(X: Array, order: Array, out: Array, n_threads: int = 1) -> None:
     """Copy rows: out[r] = X[order[r]].
 

@@ -1,8 +1,8 @@
 /* The primitives of tile_table.h for elements of type REAL, in vectors of LANES of them.
  *
  * Included twice, for float and double, by each tile_v*.c, which says how many lanes there are and how its instruction
- * set loads and stores a part of a vector and takes a square root. Loops run over whole vectors and the last may be a
- * part: an element's arithmetic never depends on where in its row or its batch it stands. */
+ * set loads and stores a part of a vector and takes a square root. An element's arithmetic never depends on where in its
+ * row or its batch it stands. */
 
 #define LANES JOIN(LANES, REAL)
 #define integer JOIN(integer, REAL)
@@ -69,7 +69,7 @@ static INLINE void store_part(REAL *p, ptrdiff_t n, vec x) {
 #ifdef STORE_PART_float
     JOIN(STORE_PART, REAL)(p, n, x);
 #else
-    REAL lanes[LANES];
+    ALIGNED REAL lanes[LANES];
     store(lanes, x);
     UNROLL for (int j = 0; j < LANES - 1; j++)
         if (j < n)
@@ -82,7 +82,7 @@ static INLINE vec root(vec x) {
 #ifdef ROOT_float
     return JOIN(ROOT, REAL)(x);
 #else
-    REAL lanes[LANES];
+    ALIGNED REAL lanes[LANES];
     store(lanes, x);
     for (int j = 0; j < LANES; j++)
         lanes[j] = (REAL)sqrt(lanes[j]);
@@ -125,7 +125,7 @@ static INLINE vec first_lanes(vec x, ptrdiff_t n, REAL fill) {
 
 /* The upper half folded onto the lower one until one lane is left. */
 static INLINE REAL sum_lanes(vec x) {
-    REAL lanes[LANES];
+    ALIGNED REAL lanes[LANES];
     store(lanes, x);
     UNROLL for (int half = LANES / 2; half; half /= 2)
         UNROLL for (int j = 0; j < half; j++)
@@ -134,7 +134,7 @@ static INLINE REAL sum_lanes(vec x) {
 }
 
 static INLINE REAL largest_lane(vec x) {
-    REAL lanes[LANES];
+    ALIGNED REAL lanes[LANES];
     store(lanes, x);
     UNROLL for (int half = LANES / 2; half; half /= 2)
         UNROLL for (int j = 0; j < half; j++)
@@ -144,60 +144,258 @@ static INLINE REAL largest_lane(vec x) {
 
 #include "tile_math.h"
 
-/* --------------------------------------------------------------------------------------------------- tiles */
+/* ------------------------------------------------------------------------------------------------ products */
 
-#define tile_of JOIN(tile_of, REAL)
-#define tile JOIN(tile, REAL)
+#define product_of JOIN(product_of, REAL)
+#define product JOIN(product, REAL)
+#define finish_product JOIN(finish_product, REAL)
 
-static INLINE void tile_of(const int n_rows, const int n_vectors, ptrdiff_t K, const REAL *A, ptrdiff_t a_row,
-                           ptrdiff_t a_k, const REAL *B, ptrdiff_t b_k, REAL *C) {
+/* Bias and activation, or the derivative of the activation below, where that needs more than a comparison. */
+static void finish_product(ptrdiff_t n_rows, ptrdiff_t n_vectors, const Product *p) {
+    for (ptrdiff_t r = 0; r < n_rows; r++)
+        for (ptrdiff_t v = 0; v < n_vectors; v++) {
+            REAL *c = (REAL *)p->C + r * p->c_row + v * p->c_vector;
+            if (p->below)
+                store(c, times_derivative(p->activation, load((const REAL *)p->below + (c - (REAL *)p->C)), load(c)));
+            else
+                store(c, act(p->activation, load(c)));
+        }
+}
+
+static INLINE void product_of(const int n_rows, const int n_vectors, const Product *p) {
+    const ptrdiff_t a_row = p->a_row, a_k = p->a_k, b_k = p->b_k, b_vector = p->b_vector;
+    const REAL *B = p->B, *bias = p->bias, *below = p->below;
+    REAL *C = p->C;
     vec sums[MAX_ROWS][TILE_VECTORS], columns[TILE_VECTORS];
     UNROLL for (int r = 0; r < n_rows; r++)
         UNROLL for (int v = 0; v < n_vectors; v++)
-            sums[r][v] = splat(0);
-    for (ptrdiff_t k = 0; k < K; k++) {
-        UNROLL for (int v = 0; v < n_vectors; v++)
-            columns[v] = load(B + k * b_k + v * LANES);
-        UNROLL for (int r = 0; r < n_rows; r++) {
-            const vec x = splat(A[r * a_row + k * a_k]);
+            sums[r][v] = p->begins ? splat(0) : load(C + r * p->c_row + v * p->c_vector);
+    for (ptrdiff_t segment = 0; segment < p->n_segments; segment++) {
+        const REAL *A = (const REAL *)p->A + segment * p->a_segment;
+        const ptrdiff_t length = segment + 1 < p->n_segments ? p->length : p->last;
+        if (p->a_segment) /* the next tile's rows begin far away from what the processor foresees */
+            UNROLL for (int r = 0; r < n_rows; r++)
+                PREFETCH(A + (n_rows + r) * a_row);
+        for (ptrdiff_t k = 0; k < length; k++, A += a_k, B += b_k) {
             UNROLL for (int v = 0; v < n_vectors; v++)
-                sums[r][v] += x * columns[v];
+                columns[v] = load(B + v * b_vector);
+            UNROLL for (int r = 0; r < n_rows; r++) {
+                const vec x = splat(A[r * a_row]);
+                UNROLL for (int v = 0; v < n_vectors; v++)
+                    sums[r][v] += x * columns[v];
+            }
         }
     }
     UNROLL for (int r = 0; r < n_rows; r++)
-        UNROLL for (int v = 0; v < n_vectors; v++)
-            store(C + (r * n_vectors + v) * LANES, sums[r][v]);
+        UNROLL for (int v = 0; v < n_vectors; v++) {
+            const ptrdiff_t here = r * p->c_row + v * p->c_vector;
+            vec z = sums[r][v];
+            if (bias && p->ends)
+                z += p->bias_by_column ? load(bias + v * LANES) : splat(bias[r]);
+            if (p->activation == RELU && p->ends)
+                z = below ? times_derivative(RELU, load(below + here), z) : act(RELU, z);
+            store(C + here, z);
+        }
+    if (p->ends && p->activation != RELU && p->activation != IDENTITY && p->activation != SOFTMAX)
+        finish_product(n_rows, n_vectors, p);
 }
 
-#define TILE(rows, vectors)                                                                                            \
+#define PRODUCT(rows, vectors)                                                                                         \
     case rows * (TILE_VECTORS + 1) + vectors:                                                                          \
-        tile_of(rows, vectors, K, A, a_row, a_k, B, b_k, C);                                                           \
+        product_of(rows, vectors, p);                                                                                  \
         break;
 
-static void tile(ptrdiff_t n_rows, ptrdiff_t n_vectors, ptrdiff_t K, const void *A, ptrdiff_t a_row, ptrdiff_t a_k,
-                 const void *B, ptrdiff_t b_k, void *C) {
+static void product(ptrdiff_t n_rows, ptrdiff_t n_vectors, const Product *p) {
     switch (n_rows * (TILE_VECTORS + 1) + n_vectors) {
 #if MAX_ROWS == 8
-        TILE(8, 1) TILE(8, 2) TILE(8, 3)
+        PRODUCT(8, 1) PRODUCT(8, 2) PRODUCT(8, 3)
 #endif
-        TILE(4, 1) TILE(4, 2) TILE(4, 3)
-        TILE(2, 1) TILE(2, 2) TILE(2, 3)
-        TILE(1, 1) TILE(1, 2) TILE(1, 3)
+        PRODUCT(4, 1) PRODUCT(4, 2) PRODUCT(4, 3)
+        PRODUCT(2, 1) PRODUCT(2, 2) PRODUCT(2, 3)
+        PRODUCT(1, 1) PRODUCT(1, 2) PRODUCT(1, 3)
     }
 }
 
-#define pack JOIN(pack, REAL)
+/* ---------------------------------------------------------------------------------------------- optimisers */
 
-static void pack(ptrdiff_t n_rows, ptrdiff_t columns, const void *B, ptrdiff_t b_row, void *panel, ptrdiff_t stride) {
-    const REAL *source = B;
-    REAL *target = panel;
-    for (ptrdiff_t k = 0; k < n_rows; k++, source += b_row, target += stride)
-        for (ptrdiff_t j = 0; j < columns; j += LANES)
-            store(target + j, load_part(source + j, columns - j));
+#define keep_gradient JOIN(keep_gradient, REAL)
+#define descend JOIN(descend, REAL)
+#define descend_with_momentum JOIN(descend_with_momentum, REAL)
+#define descend_by_adam JOIN(descend_by_adam, REAL)
+#define apply_rule JOIN(apply_rule, REAL)
+#define apply_flat JOIN(apply_flat, REAL)
+#define apply JOIN(apply, REAL)
+#define finish_update JOIN(finish_update, REAL)
+#define finish JOIN(finish, REAL)
+#define update_of JOIN(update_of, REAL)
+#define update JOIN(update, REAL)
+
+/* What stood there is not even read where `keep` is 0: it may be NaN. */
+static INLINE void keep_gradient(const Step *step, vec g, ptrdiff_t n, REAL *grad) {
+    if (step->keep != 0)
+        g += (REAL)step->keep * load_part(grad, n);
+    store_part(grad, n, g);
 }
 
+static INLINE void descend(const Step *step, vec g, ptrdiff_t n, REAL *param) {
+    store_part(param, n, load_part(param, n) - (REAL)step->rate * g);
+}
+
+static INLINE void descend_with_momentum(const Step *step, const int nesterov, vec g, ptrdiff_t n, REAL *param,
+                                         REAL *velocity) {
+    const REAL momentum = (REAL)step->momentum, rate = (REAL)step->rate;
+    const vec v = momentum * load_part(velocity, n) - rate * g;
+    store_part(velocity, n, v);
+    store_part(param, n, load_part(param, n) + (nesterov ? momentum * v - rate * g : v));
+}
+
+static INLINE void descend_by_adam(const Step *step, vec g, ptrdiff_t n, REAL *param, REAL *m, REAL *v) {
+    const vec m_new = (REAL)step->beta_1 * load_part(m, n) + (REAL)(1 - step->beta_1) * g;
+    const vec v_new = (REAL)step->beta_2 * load_part(v, n) + (REAL)(1 - step->beta_2) * (g * g);
+    const vec kept = (REAL)(1 - step->decay) * load_part(param, n);
+    store_part(m, n, m_new);
+    store_part(v, n, v_new);
+    store_part(param, n, kept - (REAL)step->rate * m_new / (root(v_new) + (REAL)step->epsilon));
+}
+
+/* Apply an optimiser to the first n lanes of a vector of parameters; with NONE keep their gradient in `param`. */
+static INLINE void apply_rule(const int rule, const Step *step, vec g, ptrdiff_t n, REAL *param, REAL *m, REAL *v) {
+    if (rule == NONE)
+        keep_gradient(step, g, n, param);
+    else if (rule == SGD)
+        descend(step, g, n, param);
+    else if (rule == ADAM)
+        descend_by_adam(step, g, n, param, m, v);
+    else
+        descend_with_momentum(step, rule == NESTEROV, g, n, param, m);
+}
+
+static INLINE void apply_flat(const int rule, const Step *step, REAL scale, ptrdiff_t n, const REAL *grad, REAL *param,
+                              REAL *m, REAL *v) {
+    const Step fixed = *step; /* the stores cannot change it */
+    for (ptrdiff_t j = 0; j < n; j += LANES)
+        apply_rule(rule, &fixed, scale * load_part(grad + j, n - j), n - j, param + j, m + j, v + j);
+}
+
+#define EACH_RULE(RULE) RULE(NONE) RULE(SGD) RULE(MOMENTUM) RULE(NESTEROV) RULE(ADAM)
+
+#define APPLY(rule)                                                                                                    \
+    case rule:                                                                                                         \
+        apply_flat(rule, step, (REAL)scale, n, grad, param, m, v);                                                     \
+        break;
+
+static void apply(int rule, const Step *step, double scale, ptrdiff_t n, const void *grad, void *param, void *m,
+                  void *v) {
+    switch (rule) { EACH_RULE(APPLY) }
+}
+
+/* The optimiser on a tile whose sums lie in C, and the penalty's sum of squares. */
+static INLINE void finish_update(const int rule, ptrdiff_t n_rows, ptrdiff_t n_vectors, const Update *u, const REAL *C) {
+    const Step step = *u->step;
+    const REAL scale = (REAL)step.grad_scale, l2 = (REAL)step.l2;
+    vec squares = splat(0);
+    for (ptrdiff_t v = 0; v < n_vectors; v++)
+        for (ptrdiff_t r = 0; r < n_rows; r++, C += LANES) {
+            const ptrdiff_t here = v * u->w_vector + r * LANES;
+            vec g = load(C);
+            if (l2 != 0) {
+                const vec w = load((const REAL *)u->W + here);
+                g += l2 * w;
+                squares += w * w;
+            }
+            apply_rule(rule, &step, scale * g, LANES, (REAL *)u->param + here, (REAL *)u->m + here, (REAL *)u->v + here);
+        }
+    store(u->squares, load(u->squares) + squares);
+}
+
+#define FINISH(rule)                                                                                                   \
+    case rule:                                                                                                         \
+        finish_update(rule, n_rows, n_vectors, u, C);                                                                  \
+        break;
+
+static void finish(ptrdiff_t n_rows, ptrdiff_t n_vectors, const Update *u, const REAL *C) {
+    switch (u->rule) { EACH_RULE(FINISH) }
+}
+
+static INLINE void update_of(const int n_rows, const int n_vectors, const Update *u) {
+    const Batch batch = u->batch;
+    const ptrdiff_t d_k = u->d_k, d_vector = u->d_vector, n_segments = batch.n_panels ? batch.n_panels : 1;
+    const REAL *A = u->a_prev, *D = u->delta;
+    vec sums[MAX_ROWS][TILE_VECTORS], columns[TILE_VECTORS];
+    ptrdiff_t rest = batch.n;
+    UNROLL for (int r = 0; r < n_rows; r++)
+        UNROLL for (int v = 0; v < n_vectors; v++)
+            sums[r][v] = splat(0);
+    for (ptrdiff_t segment = 0; segment < n_segments; segment++) {
+        const ptrdiff_t width = segment < batch.n_wide ? batch.width : batch.width - LANES;
+        const ptrdiff_t length = batch.n_panels && width < rest ? width : rest;
+        const ptrdiff_t a_row = batch.n_panels ? width : 1, a_k = batch.n_panels ? 1 : u->n_in;
+        const REAL *a = A + u->i * a_row;
+        for (ptrdiff_t k = 0; k < length; k++, a += a_k, D += d_k) {
+            UNROLL for (int v = 0; v < n_vectors; v++)
+                columns[v] = load(D + v * d_vector);
+            UNROLL for (int r = 0; r < n_rows; r++) {
+                const vec x = splat(a[r * a_row]);
+                UNROLL for (int v = 0; v < n_vectors; v++)
+                    sums[r][v] += x * columns[v];
+            }
+        }
+        A += u->n_in * width;
+        rest -= length;
+    }
+    if (u->rule == SGD && u->step->l2 == 0) {
+        const REAL rate = (REAL)(u->step->rate * u->step->grad_scale);
+        UNROLL for (int r = 0; r < n_rows; r++)
+            UNROLL for (int v = 0; v < n_vectors; v++) {
+                REAL *w = (REAL *)u->param + v * u->w_vector + r * LANES;
+                store(w, load(w) - rate * sums[r][v]);
+            }
+    } else {
+        ALIGNED REAL C[MAX_ROWS * TILE_VECTORS * LANES];
+        UNROLL for (int v = 0; v < n_vectors; v++)
+            UNROLL for (int r = 0; r < n_rows; r++)
+                store(C + (v * n_rows + r) * LANES, sums[r][v]);
+        finish(n_rows, n_vectors, u, C);
+    }
+}
+
+#define UPDATE(rows, vectors)                                                                                          \
+    case rows * (TILE_VECTORS + 1) + vectors:                                                                          \
+        update_of(rows, vectors, u);                                                                                   \
+        break;
+
+static void update(ptrdiff_t n_rows, ptrdiff_t n_vectors, const Update *u) {
+    switch (n_rows * (TILE_VECTORS + 1) + n_vectors) {
+#if MAX_ROWS == 8
+        UPDATE(8, 1) UPDATE(8, 2) UPDATE(8, 3)
+#endif
+        UPDATE(4, 1) UPDATE(4, 2) UPDATE(4, 3)
+        UPDATE(2, 1) UPDATE(2, 2) UPDATE(2, 3)
+        UPDATE(1, 1) UPDATE(1, 2) UPDATE(1, 3)
+    }
+}
+
+/* ------------------------------------------------------------------------------------------- packed forms */
+
+#define pack JOIN(pack, REAL)
+#define unpack JOIN(unpack, REAL)
 #define transpose_block JOIN(transpose_block, REAL)
-#define transpose JOIN(transpose, REAL)
+#define gather_panel JOIN(gather_panel, REAL)
+#define scatter_panel JOIN(scatter_panel, REAL)
+
+static void pack(ptrdiff_t n_rows, ptrdiff_t columns, const void *from, ptrdiff_t from_row, void *to,
+                 ptrdiff_t to_row) {
+    for (ptrdiff_t r = 0; r < n_rows; r++)
+        for (ptrdiff_t j = 0; j < columns; j += LANES)
+            store((REAL *)to + r * to_row + j, load_part((const REAL *)from + r * from_row + j, columns - j));
+}
+
+static void unpack(ptrdiff_t n_rows, ptrdiff_t columns, const void *from, ptrdiff_t from_row, void *to,
+                   ptrdiff_t to_row) {
+    for (ptrdiff_t r = 0; r < n_rows; r++)
+        for (ptrdiff_t j = 0; j < columns; j += LANES)
+            store_part((REAL *)to + r * to_row + j, columns - j, load((const REAL *)from + r * from_row + j));
+}
 
 /* Transpose LANES vectors: the halves zipped together, log2(LANES) times. */
 static INLINE void transpose_block(vec x[LANES]) {
@@ -214,34 +412,53 @@ static INLINE void transpose_block(vec x[LANES]) {
 #endif
 }
 
-static void transpose(ptrdiff_t n_rows, ptrdiff_t columns, const void *A, ptrdiff_t a_row, void *out,
-                      ptrdiff_t out_row, int fill) {
-    for (ptrdiff_t r = 0; r < n_rows; r += LANES) {
-        const ptrdiff_t rows = n_rows - r < LANES ? n_rows - r : LANES;
-        for (ptrdiff_t j = 0; j < columns; j += LANES) {
-            const REAL *source = (const REAL *)A + r * a_row + j;
-            REAL *target = (REAL *)out + j * out_row + r;
+static void gather_panel(ptrdiff_t n, const void *X, const int64_t *order, ptrdiff_t n_rows, void *panel,
+                         ptrdiff_t width) {
+    for (ptrdiff_t r = 0; r < width; r += LANES) {
+        const REAL *rows[LANES];
+        for (ptrdiff_t l = 0; l < LANES; l++) {
+            const ptrdiff_t row = r + l < n_rows ? r + l : n_rows - 1;
+            rows[l] = (const REAL *)X + (order ? order[row] : row) * n;
+        }
+        for (ptrdiff_t j = 0; j < n; j += LANES) {
+            REAL *target = (REAL *)panel + j * width + r;
             vec block[LANES];
             UNROLL for (int l = 0; l < LANES; l++)
-                block[l] = l < rows ? load_part(source + l * a_row, columns - j) : splat(0);
+                block[l] = load_part(rows[l] + j, n - j);
             transpose_block(block);
             UNROLL for (int l = 0; l < LANES; l++)
-                if (l < columns - j)
-                    store_part(target + l * out_row, fill ? LANES : rows, block[l]);
+                if (l < n - j)
+                    store(target + l * width, block[l]);
         }
     }
+}
+
+static void scatter_panel(ptrdiff_t n, const void *panel, ptrdiff_t width, ptrdiff_t n_rows, void *out, ptrdiff_t row,
+                          ptrdiff_t vector, int fill) {
+    for (ptrdiff_t j = 0; j < n; j += LANES)
+        for (ptrdiff_t r = 0; r < n_rows; r += LANES) {
+            const REAL *source = (const REAL *)panel + j * width + r;
+            REAL *target = (REAL *)out + r * row + j / LANES * vector;
+            vec block[LANES];
+            UNROLL for (int l = 0; l < LANES; l++)
+                block[l] = l < n - j ? load(source + l * width) : splat(0);
+            transpose_block(block);
+            UNROLL for (int l = 0; l < LANES; l++)
+                if (l < n_rows - r)
+                    store_part(target + l * row, fill ? LANES : n - j, block[l]);
+        }
 }
 
 /* ---------------------------------------------------------------------------------------------- one sample */
 
 #define list_nonzero JOIN(list_nonzero, REAL)
+#define is_finite JOIN(is_finite, REAL)
 #define sum_vectors JOIN(sum_vectors, REAL)
 #define weighted_rows_of JOIN(weighted_rows_of, REAL)
 #define weighted_rows JOIN(weighted_rows, REAL)
 #define row_products JOIN(row_products, REAL)
 #define add_outer_of JOIN(add_outer_of, REAL)
 #define add_outer JOIN(add_outer, REAL)
-#define is_finite JOIN(is_finite, REAL)
 
 static ptrdiff_t list_nonzero(ptrdiff_t n, const void *row, int32_t *list) {
     const REAL *x = row;
@@ -258,37 +475,44 @@ static ptrdiff_t list_nonzero(ptrdiff_t n, const void *row, int32_t *list) {
     return found;
 }
 
+static int is_finite(ptrdiff_t n, const void *row) {
+    vec zeros = splat(0);
+    for (ptrdiff_t j = 0; j < n; j += LANES)
+        zeros += 0 * load_part((const REAL *)row + j, n - j);
+    return sum_lanes(zeros) == 0;
+}
+
 static INLINE void weighted_rows_of(const int n_vectors, ptrdiff_t n_listed, const int32_t *list, const REAL *x,
-                                    const REAL *W, ptrdiff_t w_row, ptrdiff_t columns, REAL *sums) {
+                                    const REAL *W, ptrdiff_t w_row, ptrdiff_t w_vector, ptrdiff_t columns,
+                                    REAL *sums) {
+    const int last = n_vectors - 1;
     vec total[ROW_VECTORS];
     UNROLL for (int v = 0; v < n_vectors; v++)
         total[v] = splat(0);
     for (ptrdiff_t t = 0; t < n_listed; t++) {
         const REAL *w = W + list[t] * w_row;
         const vec factor = splat(x[list[t]]);
-        UNROLL for (int v = 0; v < n_vectors - 1; v++)
-            total[v] += factor * load(w + v * LANES);
-        total[n_vectors - 1] += factor * load_part(w + (n_vectors - 1) * LANES, columns - (n_vectors - 1) * LANES);
+        UNROLL for (int v = 0; v < last; v++)
+            total[v] += factor * load(w + v * w_vector);
+        total[last] += factor * load_part(w + last * w_vector, columns - last * LANES);
     }
     UNROLL for (int v = 0; v < n_vectors; v++)
         store(sums + v * LANES, total[v]);
 }
 
+#define EACH_WIDTH(WIDTH) WIDTH(1) WIDTH(2) WIDTH(3) WIDTH(4) WIDTH(5) WIDTH(6) WIDTH(7) WIDTH(8)
+
 #define WEIGHTED_ROWS(vectors)                                                                                         \
     case vectors:                                                                                                      \
-        weighted_rows_of(vectors, n_listed, list, x, weights + o, w_row, n - o, total + o);                            \
+        weighted_rows_of(vectors, n_listed, list, x, weights, w_row, w_vector, n - o, (REAL *)sums + o);               \
         break;
 
-static void weighted_rows(ptrdiff_t n_listed, const int32_t *list, const void *factors, const void *W, ptrdiff_t w_row,
-                          ptrdiff_t n, void *sums) {
-    const REAL *x = factors, *weights = W;
-    REAL *total = sums;
+static void weighted_rows(ptrdiff_t n_listed, const int32_t *list, const void *x, const void *W, ptrdiff_t w_row,
+                          ptrdiff_t w_vector, ptrdiff_t n, void *sums) {
     for (ptrdiff_t o = 0; o < n; o += ROW_VECTORS * LANES) {
+        const REAL *weights = (const REAL *)W + o / LANES * w_vector;
         const ptrdiff_t n_vectors = (n - o + LANES - 1) / LANES;
-        switch (n_vectors < ROW_VECTORS ? n_vectors : ROW_VECTORS) {
-            WEIGHTED_ROWS(1) WEIGHTED_ROWS(2) WEIGHTED_ROWS(3) WEIGHTED_ROWS(4)
-            WEIGHTED_ROWS(5) WEIGHTED_ROWS(6) WEIGHTED_ROWS(7) WEIGHTED_ROWS(8)
-        }
+        switch (n_vectors < ROW_VECTORS ? n_vectors : ROW_VECTORS) { EACH_WIDTH(WEIGHTED_ROWS) }
     }
 }
 
@@ -302,21 +526,21 @@ static INLINE vec sum_vectors(vec x[LANES]) {
     return x[0];
 }
 
-static void row_products(ptrdiff_t n_listed, const int32_t *list, const void *delta, const void *W, ptrdiff_t w_row,
+static void row_products(ptrdiff_t n_listed, const int32_t *list, const void *delta, const void *W, ptrdiff_t n_in,
                          ptrdiff_t n, void *products) {
     const REAL *d = delta;
     for (ptrdiff_t t = 0; t < n_listed; t += LANES) {
         const REAL *rows[LANES];
         vec total[LANES];
-        REAL lanes[LANES];
+        ALIGNED REAL lanes[LANES];
         UNROLL for (int l = 0; l < LANES; l++) {
-            rows[l] = (const REAL *)W + list[t + l < n_listed ? t + l : n_listed - 1] * w_row;
+            rows[l] = (const REAL *)W + list[t + l < n_listed ? t + l : n_listed - 1] * LANES;
             total[l] = splat(0);
         }
         for (ptrdiff_t j = 0; j < n; j += LANES) {
-            const vec factor = load_part(d + j, n - j);
+            const vec factor = load(d + j);
             UNROLL for (int l = 0; l < LANES; l++)
-                total[l] += factor * load_part(rows[l] + j, n - j);
+                total[l] += factor * load(rows[l] + j * n_in);
         }
         store(lanes, sum_vectors(total));
         for (int l = 0; l < LANES && t + l < n_listed; l++)
@@ -325,101 +549,110 @@ static void row_products(ptrdiff_t n_listed, const int32_t *list, const void *de
 }
 
 static INLINE void add_outer_of(const int n_vectors, ptrdiff_t n_listed, const int32_t *list, REAL scale, const REAL *x,
-                                const REAL *d, REAL *W, ptrdiff_t w_row, ptrdiff_t columns) {
-    const int last = n_vectors - 1;
+                                const REAL *d, REAL *W, ptrdiff_t w_vector) {
     vec addends[ROW_VECTORS];
     UNROLL for (int v = 0; v < n_vectors; v++)
-        addends[v] = load_part(d + v * LANES, columns - v * LANES);
+        addends[v] = load(d + v * LANES);
     for (ptrdiff_t t = 0; t < n_listed; t++) {
-        REAL *w = W + list[t] * w_row;
+        REAL *w = W + list[t] * LANES;
         const vec factor = splat(scale * x[list[t]]);
-        UNROLL for (int v = 0; v < last; v++)
-            store(w + v * LANES, load(w + v * LANES) + factor * addends[v]);
-        store_part(w + last * LANES, columns - last * LANES,
-                   load_part(w + last * LANES, columns - last * LANES) + factor * addends[last]);
+        UNROLL for (int v = 0; v < n_vectors; v++)
+            store(w + v * w_vector, load(w + v * w_vector) + factor * addends[v]);
     }
 }
 
 #define ADD_OUTER(vectors)                                                                                             \
     case vectors:                                                                                                      \
-        add_outer_of(vectors, n_listed, list, (REAL)scale, x, addend + o, weights + o, w_row, n - o);                  \
+        add_outer_of(vectors, n_listed, list, (REAL)scale, x, (const REAL *)d + o, (REAL *)W + o * n_in, LANES * n_in); \
         break;
 
 static void add_outer(ptrdiff_t n_listed, const int32_t *list, double scale, const void *x, const void *d, void *W,
-                      ptrdiff_t w_row, ptrdiff_t n) {
-    const REAL *addend = d;
-    REAL *weights = W;
+                      ptrdiff_t n_in, ptrdiff_t n) {
     for (ptrdiff_t o = 0; o < n; o += ROW_VECTORS * LANES) {
         const ptrdiff_t n_vectors = (n - o + LANES - 1) / LANES;
-        switch (n_vectors < ROW_VECTORS ? n_vectors : ROW_VECTORS) {
-            ADD_OUTER(1) ADD_OUTER(2) ADD_OUTER(3) ADD_OUTER(4) ADD_OUTER(5) ADD_OUTER(6) ADD_OUTER(7) ADD_OUTER(8)
-        }
+        switch (n_vectors < ROW_VECTORS ? n_vectors : ROW_VECTORS) { EACH_WIDTH(ADD_OUTER) }
     }
-}
-
-static int is_finite(ptrdiff_t n, const void *row) {
-    vec zeros = splat(0);
-    for (ptrdiff_t j = 0; j < n; j += LANES)
-        zeros += 0 * load_part((const REAL *)row + j, n - j);
-    return sum_lanes(zeros) == 0;
 }
 
 /* --------------------------------------------------------------------------------------------- activations */
 
-#define activate_rows JOIN(activate_rows, REAL)
+#define activate_row JOIN(activate_row, REAL)
 #define activate JOIN(activate, REAL)
+#define row_vector JOIN(row_vector, REAL)
 #define softmax JOIN(softmax, REAL)
+#define softmax_panel JOIN(softmax_panel, REAL)
 #define derive JOIN(derive, REAL)
 #define through_activation JOIN(through_activation, REAL)
-#define through_softmax JOIN(through_softmax, REAL)
 
-static INLINE void activate_rows(ptrdiff_t n_rows, ptrdiff_t columns, const REAL *sums, ptrdiff_t sums_row,
-                                 const REAL *b, int has_bias, const int activation, REAL *a, ptrdiff_t a_row) {
-    for (ptrdiff_t r = 0; r < n_rows; r++, sums += sums_row, a += a_row)
-        for (ptrdiff_t j = 0; j < columns; j += LANES) {
-            vec z = load(sums + j);
-            if (has_bias)
-                z += load_part(b + j, columns - j);
-            store_part(a + j, columns - j, act(activation, z));
-        }
-}
-
-#define ACTIVATE(activation)                                                                                           \
-    case activation:                                                                                                   \
-        activate_rows(n_rows, columns, sums, sums_row, b, has_bias, activation, a, a_row);                             \
-        break;
-
-static void activate(ptrdiff_t n_rows, ptrdiff_t columns, const void *sums, ptrdiff_t sums_row, const void *b,
-                     int has_bias, int activation, void *a, ptrdiff_t a_row) {
-    switch (activation) {
-        ACTIVATE(IDENTITY)
-        ACTIVATE(RELU)
-        ACTIVATE(LOGISTIC)
-        ACTIVATE(TANH)
-        ACTIVATE(SOFTMAX)
-        ACTIVATE(EXP)
+static INLINE void activate_row(const int activation, ptrdiff_t n, const REAL *sums, const REAL *b, REAL *a) {
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        vec z = load(sums + j);
+        if (b)
+            z += load_part(b + j, n - j);
+        store_part(a + j, n - j, act(activation, z));
     }
 }
 
-static void softmax(ptrdiff_t n, void *row) {
+#define EACH_ACTIVATION(ACTIVATION)                                                                                    \
+    ACTIVATION(IDENTITY) ACTIVATION(RELU) ACTIVATION(LOGISTIC) ACTIVATION(TANH) ACTIVATION(SOFTMAX) ACTIVATION(EXP)
+
+#define ACTIVATE(activation)                                                                                           \
+    case activation:                                                                                                   \
+        activate_row(activation, n, sums, b, a);                                                                       \
+        break;
+
+static void activate(ptrdiff_t n, const void *sums, const void *b, int activation, void *a) {
+    switch (activation) { EACH_ACTIVATION(ACTIVATE) }
+}
+
+/* The vector of a row that begins at j: whole if the row is filled up, and with its filling set to `fill`. */
+static INLINE vec row_vector(const REAL *row, ptrdiff_t j, ptrdiff_t n, int padded, REAL fill) {
+    return first_lanes(padded ? load(row + j) : load_part(row + j, n - j), n - j, fill);
+}
+
+static void softmax(ptrdiff_t n, int padded, void *row) {
     REAL *a = row;
     vec largest = splat(-(REAL)INFINITY), total = splat(0);
     for (ptrdiff_t j = 0; j < n; j += LANES) {
-        const vec z = first_lanes(load_part(a + j, n - j), n - j, -(REAL)INFINITY);
+        const vec z = row_vector(a, j, n, padded, -(REAL)INFINITY);
         largest = choose(z > largest, z, largest);
     }
     const vec shift = splat(largest_lane(largest));
     for (ptrdiff_t j = 0; j < n; j += LANES) {
-        const vec e = first_lanes(exponential(load_part(a + j, n - j) - shift), n - j, 0);
-        store_part(a + j, n - j, e);
+        const vec e = first_lanes(exponential(row_vector(a, j, n, padded, 0) - shift), n - j, 0);
+        store_part(a + j, padded ? LANES : n - j, e);
         total += e;
     }
     const vec divisor = splat(sum_lanes(total));
     for (ptrdiff_t j = 0; j < n; j += LANES)
-        store_part(a + j, n - j, load_part(a + j, n - j) / divisor);
+        store_part(a + j, padded ? LANES : n - j, row_vector(a, j, n, padded, 0) / divisor);
 }
 
-static INLINE void derive(ptrdiff_t n, const REAL *a, const int activation, REAL *delta) {
+/* The sums run as in `softmax`, whose lanes are the vectors of `partial` here: a sample's result is the same. */
+static void softmax_panel(ptrdiff_t n, ptrdiff_t width, void *panel) {
+    for (ptrdiff_t r = 0; r < width; r += LANES) {
+        REAL *a = (REAL *)panel + r;
+        vec largest = load(a), partial[LANES];
+        for (int l = 0; l < LANES; l++)
+            partial[l] = splat(0);
+        for (ptrdiff_t j = 1; j < n; j++) {
+            const vec z = load(a + j * width);
+            largest = choose(z > largest, z, largest);
+        }
+        for (ptrdiff_t j = 0; j < n; j++) {
+            const vec e = exponential(load(a + j * width) - largest);
+            store(a + j * width, e);
+            partial[j % LANES] += e;
+        }
+        UNROLL for (int half = LANES / 2; half; half /= 2)
+            UNROLL for (int l = 0; l < half; l++)
+                partial[l] += partial[l + half];
+        for (ptrdiff_t j = 0; j < n; j++)
+            store(a + j * width, load(a + j * width) / partial[0]);
+    }
+}
+
+static INLINE void derive(const int activation, ptrdiff_t n, const REAL *a, REAL *delta) {
     for (ptrdiff_t j = 0; j < n; j += LANES)
         store_part(delta + j, n - j,
                    times_derivative(activation, load_part(a + j, n - j), load_part(delta + j, n - j)));
@@ -427,65 +660,29 @@ static INLINE void derive(ptrdiff_t n, const REAL *a, const int activation, REAL
 
 #define DERIVE(activation)                                                                                             \
     case activation:                                                                                                   \
-        derive(n, a, activation, delta);                                                                               \
+        derive(activation, n, a, delta);                                                                               \
         break;
 
 static void through_activation(ptrdiff_t n, const void *a, int activation, void *delta) {
-    switch (activation) {
-        DERIVE(RELU)
-        DERIVE(LOGISTIC)
-        DERIVE(TANH)
-        DERIVE(EXP)
-    }
+    switch (activation) { EACH_ACTIVATION(DERIVE) }
 }
 
-static void through_softmax(ptrdiff_t n, const void *outputs, void *errors) {
-    const REAL *a = outputs;
-    REAL *delta = errors;
-    vec products = splat(0);
-    for (ptrdiff_t j = 0; j < n; j += LANES)
-        products += load_part(delta + j, n - j) * load_part(a + j, n - j);
-    const vec mean = splat(sum_lanes(products));
-    for (ptrdiff_t j = 0; j < n; j += LANES)
-        store_part(delta + j, n - j, (load_part(delta + j, n - j) - mean) * load_part(a + j, n - j));
-}
+/* -------------------------------------------------------------------------------------------------- losses */
 
-/* ---------------------------------------------------------------------------------------------------- rows */
-
-#define subtract JOIN(subtract, REAL)
-#define square_sum JOIN(square_sum, REAL)
 #define margin JOIN(margin, REAL)
 #define losses JOIN(losses, REAL)
-#define log_loss JOIN(log_loss, REAL)
-#define multiply JOIN(multiply, REAL)
+#define output_row_of JOIN(output_row_of, REAL)
+#define output_row JOIN(output_row, REAL)
+#define output_panel_of JOIN(output_panel_of, REAL)
+#define output_panel JOIN(output_panel, REAL)
 #define sum_rows JOIN(sum_rows, REAL)
 
-static void subtract(ptrdiff_t n, const void *outputs, const void *targets, void *errors) {
-    const REAL *a = outputs, *y = targets;
-    REAL *delta = errors;
-    for (ptrdiff_t j = 0; j < n; j += LANES)
-        store_part(delta + j, n - j, load_part(a + j, n - j) - load_part(y + j, n - j));
-}
-
-/* Eight sums run side by side: one alone would wait for each addition. */
-static double square_sum(ptrdiff_t n, const void *row) {
-    const REAL *x = row;
-    double sums[8] = {0}, total = 0;
-    ptrdiff_t j = 0;
-    for (; j + 8 <= n; j += 8)
-        for (int lane = 0; lane < 8; lane++)
-            sums[lane] += (double)x[j + lane] * x[j + lane];
-    for (; j < n; j++)
-        sums[j % 8] += (double)x[j] * x[j];
-    for (int lane = 0; lane < 8; lane++)
-        total += sums[lane];
-    return total;
-}
-
-/* What weighs 0 is left out: 0 log 0 = 0. */
+/* Losses, output by output. What weighs 0 is left out: 0 log 0 = 0. */
 static INLINE vec losses(const int loss, vec a, vec y) {
+    if (loss == SQUARED_ERROR)
+        return (REAL)0.5 * ((a - y) * (a - y));
     if (loss == POISSON)
-        return (a - y) + choose(y == 0, y / a, y * logarithm(y / a)); /* 0 / 0, as in scikit-learn */
+        return (a - y) + choose(y == 0, y / a, y * logarithm(y / a)); /* 0 / 0 is NaN, as in scikit-learn */
     const vec p = between(margin, a, 1 - margin);
     vec sum = choose(y == 0, splat(0), -y * logarithm(p));
     if (loss == BINARY_CROSS_ENTROPY)
@@ -493,141 +690,83 @@ static INLINE vec losses(const int loss, vec a, vec y) {
     return sum;
 }
 
-#define LOSS(loss)                                                                                                     \
+static INLINE double output_row_of(const int loss, ptrdiff_t n, int padded, int activation, const REAL *a,
+                                   const REAL *y, REAL weight, REAL *delta) {
+    vec total = splat(0), products = splat(0);
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        const vec a_j = row_vector(a, j, n, padded, 1), y_j = row_vector(y, j, n, padded, 1), d = a_j - y_j;
+        total += first_lanes(losses(loss, a_j, y_j), n - j, 0);
+        products += d * a_j;
+        store_part(delta + j, padded ? LANES : n - j, weight * d);
+    }
+    if (loss == SQUARED_ERROR && activation == SOFTMAX) { /* its Jacobian is a_i ((i = j) - a_j) */
+        const vec mean = splat(sum_lanes(products));
+        for (ptrdiff_t j = 0; j < n; j += LANES) {
+            const vec a_j = row_vector(a, j, n, padded, 0), d = a_j - row_vector(y, j, n, padded, 0);
+            store_part(delta + j, padded ? LANES : n - j, weight * ((d - mean) * a_j));
+        }
+    } else if (loss == SQUARED_ERROR)
+        through_activation(n, a, activation, delta);
+    return (double)weight * sum_lanes(total);
+}
+
+#define EACH_LOSS(LOSS) LOSS(SQUARED_ERROR) LOSS(CROSS_ENTROPY) LOSS(BINARY_CROSS_ENTROPY) LOSS(POISSON)
+
+#define OUTPUT_ROW(loss)                                                                                               \
     case loss:                                                                                                         \
-        for (ptrdiff_t j = 0; j < n; j += LANES)                                                                       \
-            total += first_lanes(losses(loss, load_part(a + j, n - j), load_part(y + j, n - j)), n - j, 0);            \
-        break;
+        return output_row_of(loss, n, padded, activation, a, y, (REAL)weight, delta);
 
-static double log_loss(int loss, ptrdiff_t n, const void *outputs, const void *targets) {
-    const REAL *a = outputs, *y = targets;
+static double output_row(ptrdiff_t n, int padded, int activation, int loss, const void *a, const void *y, double weight,
+                         void *delta) {
+    switch (loss) { EACH_LOSS(OUTPUT_ROW) }
+    return 0;
+}
+
+static INLINE double output_panel_of(const int loss, ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, int activation,
+                                     const REAL *a, const REAL *y, const REAL *weight, REAL *delta) {
+    double sum = 0;
+    for (ptrdiff_t r = 0; r < width; r += LANES) {
+        const vec weights = weight ? load(weight + r) : splat(1);
+        vec total = splat(0), mean = splat(0);
+        for (ptrdiff_t here = r; here < n * width; here += width) {
+            const vec a_j = load(a + here), y_j = load(y + here), d = a_j - y_j;
+            total += losses(loss, a_j, y_j);
+            mean += d * a_j;
+            store(delta + here, weights * d);
+        }
+        if (loss == SQUARED_ERROR && activation == SOFTMAX)
+            for (ptrdiff_t here = r; here < n * width; here += width) {
+                const vec a_j = load(a + here), d = a_j - load(y + here);
+                store(delta + here, weights * ((d - mean) * a_j));
+            }
+        sum += sum_lanes(first_lanes(weights * total, n_rows - r, 0));
+    }
+    if (loss == SQUARED_ERROR && activation != SOFTMAX)
+        through_activation(n * width, a, activation, delta);
+    return sum;
+}
+
+#define OUTPUT_PANEL(loss)                                                                                             \
+    case loss:                                                                                                         \
+        return output_panel_of(loss, n, width, n_rows, activation, a, y, weight, delta);
+
+static double output_panel(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, int activation, int loss, const void *a,
+                           const void *y, const void *weight, void *delta) {
+    switch (loss) { EACH_LOSS(OUTPUT_PANEL) }
+    return 0;
+}
+
+static void sum_rows(ptrdiff_t n_rows, const void *A, ptrdiff_t row, void *sums) {
     vec total = splat(0);
-    switch (loss) {
-        LOSS(CROSS_ENTROPY)
-        LOSS(BINARY_CROSS_ENTROPY)
-        LOSS(POISSON)
-    }
-    return sum_lanes(total);
-}
-
-static void multiply(ptrdiff_t n, double factor, void *row) {
-    REAL *x = row;
-    for (ptrdiff_t j = 0; j < n; j += LANES)
-        store_part(x + j, n - j, load_part(x + j, n - j) * (REAL)factor);
-}
-
-static void sum_rows(ptrdiff_t n_rows, ptrdiff_t columns, const void *A, void *sums) {
-    for (ptrdiff_t j = 0; j < columns; j += LANES) {
-        const REAL *column = (const REAL *)A + j;
-        vec total = splat(0);
-        for (ptrdiff_t r = 0; r < n_rows; r++)
-            total += load_part(column + r * columns, columns - j);
-        store_part((REAL *)sums + j, columns - j, total);
-    }
-}
-
-/* ---------------------------------------------------------------------------------------------- optimisers */
-
-#define add_squares JOIN(add_squares, REAL)
-#define compact JOIN(compact, REAL)
-#define keep_gradient JOIN(keep_gradient, REAL)
-#define descend JOIN(descend, REAL)
-#define descend_with_momentum JOIN(descend_with_momentum, REAL)
-#define descend_by_adam JOIN(descend_by_adam, REAL)
-#define apply_rule JOIN(apply_rule, REAL)
-#define apply JOIN(apply, REAL)
-
-static void add_squares(ptrdiff_t n_rows, ptrdiff_t columns, const void *W, ptrdiff_t w_row, void *squares) {
-    vec total = load(squares);
-    for (ptrdiff_t j = 0; j < columns; j += LANES) {
-        const REAL *block = (const REAL *)W + j;
-        vec part = splat(0);
-        for (ptrdiff_t r = 0; r < n_rows; r++) {
-            const vec w = load_part(block + r * w_row, columns - j);
-            part += w * w;
-        }
-        total += part;
-    }
-    store(squares, total);
-}
-
-static void compact(ptrdiff_t n_rows, ptrdiff_t columns, void *sums, ptrdiff_t stride) {
-    for (ptrdiff_t r = 1; r < n_rows; r++)
-        for (ptrdiff_t j = 0; j < columns; j += LANES)
-            store((REAL *)sums + r * columns + j, load((REAL *)sums + r * stride + j));
-}
-
-/* What stood there is not even read where `keep` is 0: it may be NaN. */
-static INLINE void keep_gradient(Step step, vec g, ptrdiff_t n, REAL *grad) {
-    if (step.keep != 0)
-        g += (REAL)step.keep * load_part(grad, n);
-    store_part(grad, n, g);
-}
-
-static INLINE void descend(Step step, vec g, ptrdiff_t n, REAL *param) {
-    store_part(param, n, load_part(param, n) - (REAL)step.rate * g);
-}
-
-static INLINE void descend_with_momentum(Step step, const int nesterov, vec g, ptrdiff_t n, REAL *param, REAL *velocity) {
-    const REAL momentum = (REAL)step.momentum, rate = (REAL)step.rate;
-    const vec v = momentum * load_part(velocity, n) - rate * g;
-    store_part(velocity, n, v);
-    store_part(param, n, load_part(param, n) + (nesterov ? momentum * v - rate * g : v));
-}
-
-static INLINE void descend_by_adam(Step step, vec g, ptrdiff_t n, REAL *param, REAL *m, REAL *v) {
-    const vec m_new = (REAL)step.beta_1 * load_part(m, n) + (REAL)(1 - step.beta_1) * g;
-    const vec v_new = (REAL)step.beta_2 * load_part(v, n) + (REAL)(1 - step.beta_2) * (g * g);
-    const vec kept = (REAL)(1 - step.decay) * load_part(param, n);
-    store_part(m, n, m_new);
-    store_part(v, n, v_new);
-    store_part(param, n, kept - (REAL)step.rate * m_new / (root(v_new) + (REAL)step.epsilon));
-}
-
-static INLINE void apply_rule(const int rule, Step step, REAL scale, REAL l2, ptrdiff_t n_rows, ptrdiff_t columns,
-                              const REAL *sums, ptrdiff_t sums_row, const REAL *factors, const REAL *W, REAL *param,
-                              REAL *m, REAL *v, ptrdiff_t row) {
     for (ptrdiff_t r = 0; r < n_rows; r++)
-        for (ptrdiff_t j = 0; j < columns; j += LANES) {
-            const ptrdiff_t here = r * row + j, n = columns - j;
-            vec g = load_part(sums + r * sums_row + j, n);
-            if (factors)
-                g *= factors[r];
-            if (l2 != 0)
-                g += l2 * load_part(W + here, n);
-            g *= scale;
-            if (rule == NONE)
-                keep_gradient(step, g, n, param + here);
-            else if (rule == SGD)
-                descend(step, g, n, param + here);
-            else if (rule == MOMENTUM || rule == NESTEROV)
-                descend_with_momentum(step, rule == NESTEROV, g, n, param + here, m + here);
-            else
-                descend_by_adam(step, g, n, param + here, m + here, v + here);
-        }
-}
-
-#define APPLY(rule)                                                                                                    \
-    case rule:                                                                                                         \
-        apply_rule(rule, *step, (REAL)scale, (REAL)l2, n_rows, columns, sums, sums_row, factors, W, param, m, v, row); \
-        break;
-
-static void apply(int rule, const Step *step, double scale, double l2, ptrdiff_t n_rows, ptrdiff_t columns,
-                  const void *sums, ptrdiff_t sums_row, const void *factors, const void *W, void *param, void *m,
-                  void *v, ptrdiff_t row) {
-    switch (rule) {
-        APPLY(NONE)
-        APPLY(SGD)
-        APPLY(MOMENTUM)
-        APPLY(NESTEROV)
-        APPLY(ADAM)
-    }
+        total += load((const REAL *)A + r * row);
+    store(sums, total);
 }
 
 #define table JOIN(table, REAL)
 
 static const Tiles table = {
-    LANES,       MAX_ROWS,           tile,            pack,     transpose,  list_nonzero, weighted_rows, row_products,
-    add_outer, is_finite, activate,    softmax,            through_activation, through_softmax, subtract, square_sum, log_loss, multiply,
-    sum_rows,    add_squares,        compact,         apply,
+    LANES,        MAX_ROWS,      product,      update,        pack,      unpack,   gather_panel,       scatter_panel,
+    list_nonzero, is_finite,     weighted_rows, row_products, add_outer, activate,  softmax,  softmax_panel,
+    through_activation,          output_row,   output_panel,  sum_rows,  apply,
 };

@@ -1,7 +1,13 @@
 /* The primitives of the backend `cython`: what each tile_v*.c defines and cython_cpu.pyx calls.
  *
  * A primitive is a loop that must run in vector registers, compiled once for each instruction set and dtype. Elements
- * are passed as void pointers, so that one table type serves both dtypes. */
+ * are passed as void pointers, so that one table type serves both dtypes. Sizes and strides count elements.
+ *
+ * Packed forms, made once for a run so that every load of a product is a whole vector (L lanes):
+ *   strips    weights (I, O) and what goes with them, as [O / L][I][L], filled up with zeros;
+ *   panels    a batch (B, n) of many samples, as [panel][n][width]: a panel's samples stand side by side in 1 to
+ *             TILE_VECTORS vectors, the last one's filled up with copies;
+ *   rows      a batch of few samples, as [B][n], each row filled up to whole vectors. */
 #ifndef FASTBP_TILE_TABLE_H
 #define FASTBP_TILE_TABLE_H
 
@@ -20,84 +26,117 @@ typedef struct {
 
 enum { TILE_VECTORS = 3, ROW_VECTORS = 8 };
 
+/* How a batch of n samples is packed: in panels, the first n_wide of them `width` wide and the others one vector less;
+ * or, where n_panels is 0, in rows. */
 typedef struct {
-    ptrdiff_t lanes;    /* elements of a vector register */
+    ptrdiff_t n, n_panels, n_wide, width;
+} Batch;
+
+/* A tile of a forward or backward product, C[r, :] = sum_k A[r, k] B[k, :], and what is done to it while it stands in
+ * registers. The sum ascends over k in one accumulator; k runs through n_segments of `length` terms, the last one of
+ * `last`: from one segment to the next A jumps by a_segment, while B goes on. */
+typedef struct {
+    ptrdiff_t n_segments, length, last;
+    const void *A;
+    ptrdiff_t a_row, a_k, a_segment;
+    const void *B;
+    ptrdiff_t b_k, b_vector;
+    void *C;
+    ptrdiff_t c_row, c_vector;
+    const void *bias; /* added, unless NULL: an element for each row of the tile or, with bias_vector, for each column */
+    int bias_by_column;
+    int activation;    /* act(z) or, with `below`, times act' in terms of the activations that stand there like C */
+    const void *below; /* NULL in a forward product */
+    int begins, ends;  /* whether the sums begin at 0, or go on from C, and whether they are complete */
+} Product;
+
+/* A tile of the update of a layer: the gradient of n_rows inputs from i on and some strips, and the optimiser. */
+typedef struct {
+    Batch batch;
+    ptrdiff_t n_in, i;
+    const void *a_prev;
+    const void *delta; /* in strips, or in rows */
+    ptrdiff_t d_k, d_vector;
+    int rule;
+    const Step *step;
+    const void *W;
+    void *param, *m, *v;
+    ptrdiff_t w_vector;
+    void *squares; /* one vector of sums of W^2, which grow unless l2 is 0 */
+} Update;
+
+typedef struct {
+    ptrdiff_t lanes;    /* L, elements of a vector register */
     ptrdiff_t max_rows; /* rows of the largest tile; the others have 1, 2, 4 ... rows */
 
-    /* C[r, :] = sum_k A[r, k] B[k, :], each sum ascending over k in one accumulator. a_row and a_k are the strides of A,
-     * b_k that of B along k; C is written densely. n_rows is a power of two, n_vectors 1 to TILE_VECTORS. */
-    void (*tile)(ptrdiff_t n_rows, ptrdiff_t n_vectors, ptrdiff_t K, const void *A, ptrdiff_t a_row, ptrdiff_t a_k,
-                 const void *B, ptrdiff_t b_k, void *C);
+    /* n_rows is a power of two up to max_rows, n_vectors 1 to TILE_VECTORS. */
+    void (*product)(ptrdiff_t n_rows, ptrdiff_t n_vectors, const Product *product);
+    void (*update)(ptrdiff_t n_rows, ptrdiff_t n_vectors, const Update *update);
 
-    /* Copy a panel of columns into dense rows of whole vectors, filled up with zeros. */
-    void (*pack)(ptrdiff_t n_rows, ptrdiff_t columns, const void *B, ptrdiff_t b_row, void *panel, ptrdiff_t stride);
+    /* Copy the rows of a matrix (n_rows, columns) to rows of whole vectors, filled up with zeros; and back. */
+    void (*pack)(ptrdiff_t n_rows, ptrdiff_t columns, const void *from, ptrdiff_t from_row, void *to, ptrdiff_t to_row);
+    void (*unpack)(ptrdiff_t n_rows, ptrdiff_t columns, const void *from, ptrdiff_t from_row, void *to,
+                   ptrdiff_t to_row);
 
-    /* Write A (n_rows, columns) transposed; with `fill` each row of the result is filled up with zeros to out_row. */
-    void (*transpose)(ptrdiff_t n_rows, ptrdiff_t columns, const void *A, ptrdiff_t a_row, void *out, ptrdiff_t out_row,
-                      int fill);
+    /* Transpose: n_rows vectors-to-be, the sample `order[r]` (or r, if order is NULL) of X (., n), become the columns of
+     * a panel [n][width]; from n_rows on the last one is repeated. */
+    void (*gather_panel)(ptrdiff_t n, const void *X, const int64_t *order, ptrdiff_t n_rows, void *panel,
+                         ptrdiff_t width);
+
+    /* Transpose a panel [n][width]: sample r to out + r * row, in whole vectors filled up with zeros if `fill`; the next
+     * L units of a sample stand `vector` further on. */
+    void (*scatter_panel)(ptrdiff_t n, const void *panel, ptrdiff_t width, ptrdiff_t n_rows, void *out, ptrdiff_t row,
+                          ptrdiff_t vector, int fill);
 
     /* List the indices of the elements that are not 0, ascending; return how many. The list has room for n, in whole
      * vectors. */
     ptrdiff_t (*list_nonzero)(ptrdiff_t n, const void *x, int32_t *list);
 
-    /* One sample's forward product over the rows of W that are listed: sums[j] = sum_t x[list[t]] W[list[t], j], each
-     * sum ascending over t in one accumulator, for n columns; written in whole vectors. */
-    void (*weighted_rows)(ptrdiff_t n_listed, const int32_t *list, const void *x, const void *W, ptrdiff_t w_row,
-                          ptrdiff_t n, void *sums);
-
-    /* One sample's backward product for the units that are listed: products[i] = sum_j delta[j] W[i, j] over n columns,
-     * for each i in the list; the others are left alone. */
-    void (*row_products)(ptrdiff_t n_listed, const int32_t *list, const void *delta, const void *W, ptrdiff_t w_row,
-                         ptrdiff_t n, void *products);
-
-    /* One sample's step of gradient descent for the rows that are listed: W[i, :] += scale x[i] d, n columns. */
-    void (*add_outer)(ptrdiff_t n_listed, const int32_t *list, double scale, const void *x, const void *d, void *W,
-                      ptrdiff_t w_row, ptrdiff_t n);
-
     /* Whether no element is infinite or NaN. */
     int (*is_finite)(ptrdiff_t n, const void *x);
 
-    /* Finish a tile of the forward product: a = act(sums + b). Softmax needs the whole row and comes later. */
-    void (*activate)(ptrdiff_t n_rows, ptrdiff_t columns, const void *sums, ptrdiff_t sums_row, const void *b,
-                     int has_bias, int activation, void *a, ptrdiff_t a_row);
+    /* One sample's forward product over the rows of W that are listed: sums[j] = sum_t x[list[t]] W[list[t], j], each
+     * sum ascending over t in one accumulator. W (., n) has the strides w_row and, from vector to vector, w_vector. */
+    void (*weighted_rows)(ptrdiff_t n_listed, const int32_t *list, const void *x, const void *W, ptrdiff_t w_row,
+                          ptrdiff_t w_vector, ptrdiff_t n, void *sums);
 
-    /* Turn a row of z into softmax(z). */
-    void (*softmax)(ptrdiff_t n, void *z);
+    /* One sample's backward product for the units that are listed: products[i] = sum_j delta[j] W[i, j], W in strips of
+     * n_in rows and delta in n whole vectors; what is not listed is left alone. */
+    void (*row_products)(ptrdiff_t n_listed, const int32_t *list, const void *delta, const void *W, ptrdiff_t n_in,
+                         ptrdiff_t n, void *products);
+
+    /* One sample's step of gradient descent for the rows that are listed: W[i, :] += scale x[i] d, W in
+     * strips of n_in rows and d in n whole vectors. */
+    void (*add_outer)(ptrdiff_t n_listed, const int32_t *list, double scale, const void *x,
+                      const void *d, void *W, ptrdiff_t n_in, ptrdiff_t n);
+
+    /* a = act(sums + b) for a row of n; softmax comes later. */
+    void (*activate)(ptrdiff_t n, const void *sums, const void *b, int activation, void *a);
+
+    /* Turn a row of z into softmax(z), filled up with zeros to whole vectors if it is `padded`; the same for the samples
+     * of a panel. */
+    void (*softmax)(ptrdiff_t n, int padded, void *z);
+    void (*softmax_panel)(ptrdiff_t n, ptrdiff_t width, void *z);
 
     /* Turn d loss / d a into d loss / d z: delta *= act'(z), in terms of a = act(z). */
     void (*through_activation)(ptrdiff_t n, const void *a, int activation, void *delta);
 
-    /* The same for a row of softmax outputs, whose Jacobian is a_i ((i = j) - a_j). */
-    void (*through_softmax)(ptrdiff_t n, const void *a, void *delta);
+    /* Loss of one sample, and its delta = d loss / d z, filled up with zeros if rows are `padded`; both times the sample's
+     * weight. Return the loss. */
+    double (*output_row)(ptrdiff_t n, int padded, int activation, int loss, const void *a, const void *y, double weight,
+                         void *delta);
 
-    /* delta = a - y. */
-    void (*subtract)(ptrdiff_t n, const void *a, const void *y, void *delta);
+    /* The same for a panel of n_rows samples, weights in a row of the panel's width or NULL. */
+    double (*output_panel)(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, int activation, int loss, const void *a,
+                           const void *y, const void *weight, void *delta);
 
-    /* Return the sum of x^2, in float64. */
-    double (*square_sum)(ptrdiff_t n, const void *x);
+    /* sums[:] = sum_r A[r, :] for one vector of columns. */
+    void (*sum_rows)(ptrdiff_t n_rows, const void *A, ptrdiff_t row, void *sums);
 
-    /* Return the loss of one sample, where delta = a - y: any but the squared error. */
-    double (*log_loss)(int loss, ptrdiff_t n, const void *a, const void *y);
-
-    /* x *= factor. */
-    void (*multiply)(ptrdiff_t n, double factor, void *x);
-
-    /* sums[j] = sum_r A[r, j]. */
-    void (*sum_rows)(ptrdiff_t n_rows, ptrdiff_t columns, const void *A, void *sums);
-
-    /* Add the squares of a block, lane by lane, to one vector of sums. */
-    void (*add_squares)(ptrdiff_t n_rows, ptrdiff_t columns, const void *W, ptrdiff_t w_row, void *squares);
-
-    /* Close the gaps between the rows of a tile as wide as its layer, in place. The parameters have no gaps: row by row,
-     * each masked load would wait for the masked store of the row before it. */
-    void (*compact)(ptrdiff_t n_rows, ptrdiff_t columns, void *sums, ptrdiff_t stride);
-
-    /* Apply an optimiser to a block of parameters whose gradient is scale (sums + l2 W). Each row of the sums is
-     * multiplied by its factor, unless factors is NULL. NONE for an optimiser keeps the gradient itself. W, param, m, v
-     * share the stride `row`. */
-    void (*apply)(int rule, const Step *step, double scale, double l2, ptrdiff_t n_rows, ptrdiff_t columns,
-                  const void *sums, ptrdiff_t sums_row, const void *factors, const void *W, void *param, void *m,
-                  void *v, ptrdiff_t row);
+    /* Apply an optimiser to n parameters whose gradient is scale (grad + l2 W). NONE for an optimiser keeps the gradient
+     * itself. */
+    void (*apply)(int rule, const Step *step, double scale, ptrdiff_t n, const void *grad, void *param, void *m,
+                  void *v);
 } Tiles;
 
 typedef struct {

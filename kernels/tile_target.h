@@ -24,7 +24,8 @@ static const double margin_double = DBL_EPSILON;
 #define PRAGMA(text) _Pragma(#text)
 
 /* TARGET_BEGIN(features): from here on the compiler may use these processor features, up to TARGET_END. Flags for the
- * whole extension would put such instructions into its start-up code, too, and crash processors without them. */
+ * whole extension would put such instructions into its start-up code, too, and crash processors without them. MMX
+ * registers are left out: whoever uses them breaks the long doubles of the whole thread. */
 #if defined(__clang__)
 #define TARGET_BEGIN(features) PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define TARGET_END PRAGMA(clang attribute pop)
@@ -46,9 +47,14 @@ static const double margin_double = DBL_EPSILON;
 #define HAS_VECTORS 0
 #endif
 
+/* A vector that lies across two cache lines is read and written twice. */
 #if defined(__GNUC__)
+#define ALIGNED __attribute__((aligned(64)))
+#define PREFETCH(p) __builtin_prefetch(p)
 #define INLINE inline __attribute__((always_inline, unused))
 #else
+#define ALIGNED
+#define PREFETCH(p) (void)(p)
 #define INLINE __inline
 #endif
 

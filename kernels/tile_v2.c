@@ -3,7 +3,7 @@
 #include "tile_target.h"
 
 #if HAS_X86_TARGETS
-TARGET_BEGIN("sse4.2")
+TARGET_BEGIN("sse4.2,no-mmx")
 #define NAME "v2"
 #else
 #define NAME "plain"

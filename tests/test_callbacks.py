@@ -148,3 +148,30 @@ def test_the_log_has_a_line_an_epoch(tmp_path: Path) -> None:
 def test_bad_options_are_refused(make_callback: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_callback()
+
+
+class Clipper(fastbp.Callback):
+    """Changes the parameters between steps, as a user may."""
+
+    every_n_steps = 1
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def on_step_end(self, state: fastbp.TrainingState) -> None:
+        parameters = state.trainer.network.parameters
+        self.seen.append(parameters.copy())
+        np.clip(parameters, -0.1, 0.1, out=parameters)
+
+
+def test_parameters_are_up_to_date_for_a_callback_which_may_change_them(compiled: str) -> None:
+    trainer, X, y = make()
+    clipper = Clipper()
+    trainer.fit(X, y, epochs=2, callbacks=[clipper], shuffle=False)
+    by_hand, X, y = make()
+    for seen in clipper.seen:  # the same steps, one fit each
+        start = 16 * (by_hand.step % 4)
+        by_hand.fit(X[start : start + 16], y[start : start + 16], shuffle=False)
+        np.testing.assert_array_equal(by_hand.network.parameters, seen)
+        np.clip(by_hand.network.parameters, -0.1, 0.1, out=by_hand.network.parameters)
+    assert len(clipper.seen) == 8

@@ -46,6 +46,11 @@ def test_operations_are_defined_in_the_contracts_order(backend: kernels.Backend)
 def test_backend_has_scratch_size(backend: kernels.Backend) -> None:
     assert parameters(backend.module.scratch_size) == ["n_in", "n_out", "n_rows"]
     assert backend.module.scratch_size(3, 4, 5) >= 0
+    assert parameters(backend.module.run_scratch_size) == ["plan", "n_rows"]
+
+
+def test_backend_packs_and_unpacks(backend: kernels.Backend) -> None:
+    assert parameters(backend.module.pack) == parameters(backend.module.unpack) == ["plan", "buffers"]
 
 
 @pytest.mark.parametrize("operation", kernels.OPERATIONS)
@@ -64,7 +69,7 @@ def test_no_blas_in_the_compiled_backends() -> None:
         names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         assert not names & {"dot", "vdot", "matmul", "einsum", "tensordot", "inner", "blas"}, name
-    compiled = [path for suffix in ("pyx", "h", "c") for path in KERNELS.glob(f"*.{suffix}")]
+    compiled = [path for suffix in ("pyx", "pxi", "h", "c") for path in KERNELS.glob(f"*.{suffix}")]
     sources = [path for path in compiled if path.stem != "cython_cpu" or path.suffix == ".pyx"]
     assert sources
     for path in sources:

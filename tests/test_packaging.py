@@ -85,7 +85,7 @@ def test_the_sdist_is_complete(sdist: Path) -> None:
         path.relative_to(CHECKOUT).as_posix()
         for folder in tracked
         for path in (CHECKOUT / folder).rglob("*")
-        if path.suffix in (".py", ".pyx", ".pyi", ".h", ".md") or path.name.startswith("tile_")
+        if path.suffix in (".py", ".pyx", ".pxi", ".pyi", ".h", ".md") or path.name.startswith("tile_")
         if "__pycache__" not in path.parts
     }
     wanted |= {"pyproject.toml", "setup.py", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile"}

@@ -1,0 +1,258 @@
+# Packed forms of the backend `cython`: how batches and parameters lie in a run (tile_table.h says why).
+
+
+cdef inline const Tiles* tiles(const real* p) noexcept nogil:
+    """Return the primitives for p's elements."""
+    if real is float:
+        return chosen.of_float
+    else:
+        return chosen.of_double
+
+
+cdef inline Py_ssize_t _rounded(Py_ssize_t n, Py_ssize_t lanes) noexcept nogil:
+    return (n + lanes - 1) // lanes * lanes
+
+
+cdef Batch _batch(Py_ssize_t n, const real* p) noexcept nogil:
+    """Return how a batch of n samples is packed: few in rows, more in panels as equally wide as can be."""
+    cdef Py_ssize_t L = tiles(p).lanes, n_vectors = (n + L - 1) // L
+    cdef Py_ssize_t n_panels = (n_vectors + TILE_VECTORS - 1) // TILE_VECTORS
+    if n == 1 or n <= L // 2:
+        return Batch(n, 0, 0, 0)
+    if n_vectors % n_panels == 0:
+        return Batch(n, n_panels, n_panels, n_vectors // n_panels * L)
+    return Batch(n, n_panels, n_vectors % n_panels, (n_vectors // n_panels + 1) * L)
+
+
+cdef inline Py_ssize_t _panel_width(const Batch* batch, Py_ssize_t p, Py_ssize_t lanes) noexcept nogil:
+    return batch.width if p < batch.n_wide else batch.width - lanes
+
+
+cdef inline Py_ssize_t _panel_start(const Batch* batch, Py_ssize_t p, Py_ssize_t lanes) noexcept nogil:
+    """Return the number of the panel's first sample."""
+    return p * batch.width - (p - batch.n_wide) * lanes if p > batch.n_wide else p * batch.width
+
+
+cdef void _pack_batch(
+    const Batch* batch, Py_ssize_t n, const real* X, const int64_t* order, real* out
+) noexcept nogil:
+    """Pack the samples of X (., n) that ``order`` names, or the first ones if it is NULL."""
+    cdef const Tiles* cpu = tiles(out)
+    cdef Py_ssize_t L = cpu.lanes, row = _rounded(n, L), r, p, width, start
+    for r in range(batch.n if batch.n_panels == 0 else 0):
+        cpu.pack(1, n, X + (r if order == NULL else order[r]) * n, n, out + r * row, row)
+    for p in range(batch.n_panels):
+        width, start = _panel_width(batch, p, L), _panel_start(batch, p, L)
+        cpu.gather_panel(
+            n, X if order != NULL else X + start * n, NULL if order == NULL else order + start,
+            min(width, batch.n - start), out + n * start, width
+        )
+
+
+cdef void _unpack_batch(const Batch* batch, Py_ssize_t n, const real* packed, real* out) noexcept nogil:
+    cdef const Tiles* cpu = tiles(out)
+    cdef Py_ssize_t L = cpu.lanes, p, width, start
+    if batch.n_panels == 0:
+        cpu.unpack(batch.n, n, packed, _rounded(n, L), out, n)
+    for p in range(batch.n_panels):
+        width, start = _panel_width(batch, p, L), _panel_start(batch, p, L)
+        cpu.scatter_panel(n, packed + n * start, width, min(width, batch.n - start), out + start * n, n, L, False)
+
+
+cdef inline real* _at(const Batch* batch, Py_ssize_t n, real* packed, Py_ssize_t r, Py_ssize_t j) noexcept nogil:
+    """Return the address of unit j of sample r."""
+    cdef Py_ssize_t L = tiles(packed).lanes, p, start
+    if batch.n_panels == 0:
+        return packed + r * _rounded(n, L) + j
+    p = r // batch.width
+    if p >= batch.n_wide:
+        p = batch.n_wide + (r - batch.n_wide * batch.width) // (batch.width - L)
+    start = _panel_start(batch, p, L)
+    return packed + n * start + j * _panel_width(batch, p, L) + r - start
+
+
+cdef void _gather(
+    const Row* row, const Sources* sources, const int64_t* order, const Batch* batch, real* out
+) noexcept nogil:
+    """Pack a batch of samples, targets or weights."""
+    cdef Py_ssize_t L = tiles(out).lanes, n = row.n_out, r, e, last = batch.n_panels - 1
+    cdef Py_ssize_t n_padded = batch.n if last < 0 else _panel_start(batch, last, L) + _panel_width(batch, last, L)
+    cdef const void* source
+    if row.op == GATHER_ROWS:
+        source = sources.X if row.source == FROM_X else (sources.y if row.source == FROM_Y else sources.sample_weight)
+        _pack_batch(batch, n, <const real*> source, order, out)
+        return
+    memset(out, 0, n_padded * (n if batch.n_panels else _rounded(n, L)) * sizeof(real))
+    for r in range(batch.n):
+        if row.op == GATHER_CLASSES:
+            _at(batch, n, out, r, sources.classes[order[r]])[0] = 1
+        else:
+            for e in range(sources.X_indptr[order[r]], sources.X_indptr[order[r] + 1]):
+                _at(batch, n, out, r, sources.X_indices[e])[0] += (<const real*> sources.X_data)[e]
+
+
+cdef void _pack_weights(const Layer* layer, const real* W, real* strips) noexcept nogil:
+    cdef const Tiles* cpu = tiles(W)
+    cdef Py_ssize_t L = cpu.lanes, o = 0
+    while o < layer.n_out:
+        cpu.pack(layer.n_in, min(L, layer.n_out - o), W + o, layer.n_out, strips + o * layer.n_in, L)
+        o += L
+
+
+cdef void _unpack_weights(const Layer* layer, const real* strips, real* W) noexcept nogil:
+    cdef const Tiles* cpu = tiles(strips)
+    cdef Py_ssize_t L = cpu.lanes, o = 0
+    while o < layer.n_out:
+        cpu.unpack(layer.n_in, min(L, layer.n_out - o), strips + o * layer.n_in, L, W + o, layer.n_out)
+        o += L
+
+
+cdef Py_ssize_t _place(const Row* natural, Row* packed, Py_ssize_t n_plan, const real* p) noexcept nogil:
+    """Set W and b of each row to where the layer's parameters lie when packed; return the size of all."""
+    cdef Py_ssize_t L = tiles(p).lanes, size = 0, r, first
+    for r in range(n_plan):
+        if natural[r].op in (LINEAR_FORWARD, BACKPROP_DELTA, LINEAR_GRAD, LINEAR_UPDATE):
+            first = _first_with(natural, natural[r].W)
+            if first < r:
+                packed[r].W, packed[r].b = packed[first].W, packed[first].b
+            else:
+                packed[r].W = size
+                size += natural[r].n_in * _rounded(natural[r].n_out, L)
+                if natural[r].b != NONE:
+                    packed[r].b = size
+                    size += _rounded(natural[r].n_out, L)
+    return size
+
+
+cdef inline Py_ssize_t _first_with(const Row* plan, Py_ssize_t W) noexcept nogil:
+    """Return the first row on a layer's weights: its forward product."""
+    cdef Py_ssize_t r = 0
+    while plan[r].op != LINEAR_FORWARD or plan[r].W != W:
+        r += 1
+    return r
+
+
+cdef void _pack_state(
+    const Row* natural, const Row* plan, Py_ssize_t n_plan, real* flat, real* packed, bint back
+) noexcept nogil:
+    """Pack a flat buffer that is laid out like the parameters, or write it back."""
+    cdef const Tiles* cpu = tiles(flat)
+    cdef Py_ssize_t r, n_out
+    cdef Layer layer
+    for r in range(n_plan):
+        if plan[r].op == LINEAR_FORWARD and _first_with(natural, natural[r].W) == r:
+            layer, n_out = _layer(&plan[r], packed, packed, packed), plan[r].n_out
+            if back:
+                _unpack_weights(&layer, packed + plan[r].W, flat + natural[r].W)
+            else:
+                _pack_weights(&layer, flat + natural[r].W, packed + plan[r].W)
+            if plan[r].b != NONE and back:
+                cpu.unpack(1, n_out, packed + plan[r].b, n_out, flat + natural[r].b, n_out)
+            elif plan[r].b != NONE:
+                cpu.pack(1, n_out, flat + natural[r].b, n_out, packed + plan[r].b, n_out)
+
+
+def _pack(
+    const Row[::1] natural, Row[::1] plan, used, real[::1] params, real[::1] grads, real[::1] m, real[::1] v,
+    real[::1] scratch, bint back
+):
+    """Pack the flat buffers that are used one behind the other, or write them back."""
+    cdef real* flat[4]
+    cdef real* packed = &scratch[0]
+    cdef Py_ssize_t state, size = _place(&natural[0], &plan[0], plan.shape[0], packed)
+    flat[0], flat[1], flat[2], flat[3] = &params[0], &grads[0], &m[0], &v[0]
+    for state in range(4):
+        if used[state]:
+            with nogil:
+                _pack_state(&natural[0], &plan[0], plan.shape[0], flat[state], packed, back)
+            packed += size
+
+
+cdef inline Layer _layer(const Row* row, real* params, real* m, real* v) noexcept nogil:
+    """Return a row's layer in packed buffers."""
+    cdef Layer layer = Layer(row.n_in, row.n_out, params + row.W, m + row.W, v + row.W, NULL, NULL, NULL)
+    if row.b != NONE:
+        layer.b, layer.m_b, layer.v_b = params + row.b, m + row.b, v + row.b
+    return layer
+
+
+# -------------------------------------------------------------------------------- the operations by hand
+
+
+cdef inline real* _take(real** rest, Py_ssize_t n) noexcept nogil:
+    """Cut n elements off what is left of the scratch, in whole vectors."""
+    cdef real* start = rest[0]
+    rest[0] += _rounded(n, tiles(start).lanes)
+    return start
+
+
+cdef inline real* _take_strips(real** rest, const Batch* batch, const Layer* layer) noexcept nogil:
+    """Cut off what the kernels need for themselves: as much as `_strips_size` says."""
+    cdef Py_ssize_t L = tiles(rest[0]).lanes, n_in = _rounded(layer.n_in, L), n_out = _rounded(layer.n_out, L)
+    return _take(rest, n_out * _rounded(batch.n, L) + 2 * (n_in + n_out) + 4 * L)
+
+
+cdef inline real* _take_batch(real** rest, const Batch* batch, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t L = tiles(rest[0]).lanes
+    return _take(rest, batch.n * _rounded(n, L) if batch.n_panels == 0 else _rounded(batch.n, L) * n)
+
+
+cdef real* _take_weights(real** rest, const Layer* layer, const real* W) noexcept nogil:
+    """Pack weights, or what goes with them."""
+    cdef real* strips = _take(rest, layer.n_in * _rounded(layer.n_out, tiles(W).lanes))
+    _pack_weights(layer, W, strips)
+    return strips
+
+
+cdef real* _take_bias(real** rest, const Layer* layer, const real* b, Py_ssize_t n) noexcept nogil:
+    """Pack a bias, or what goes with it; NULL if there is none."""
+    cdef real* row = _take(rest, n)
+    if n == 0:
+        return NULL
+    tiles(b).pack(1, n, b, n, row, n)
+    return row
+
+
+def _update_by_hand(
+    const real[:, ::1] a_prev, const real[:, ::1] delta, int rule, const Step[::1] step, const real[:, ::1] W,
+    real[:, ::1] param_W, real[::1] param_b, real[:, ::1] m_W, real[::1] m_b, real[:, ::1] v_W, real[::1] v_b,
+    real[::1] scratch
+):
+    """Pack a layer with its moments, update it or keep its gradient, and write it back."""
+    cdef Batch batch = _batch(delta.shape[0], &scratch[0])
+    cdef Layer layer = Layer(W.shape[0], W.shape[1], NULL, NULL, NULL, NULL, NULL, NULL)
+    cdef const Tiles* cpu = tiles(&scratch[0])
+    cdef real* rest = &scratch[0]
+    cdef real* strips
+    cdef real* below
+    cdef real* error
+    cdef real* weights
+    cdef bint moment = rule != NONE and rule != SGD, second = rule == ADAM
+    cdef Py_ssize_t n_out = W.shape[1], n_bias = param_b.shape[0]
+    cdef double squares
+    with nogil:
+        strips = _take_strips(&rest, &batch, &layer)
+        below, error = _take_batch(&rest, &batch, layer.n_in), _take_batch(&rest, &batch, n_out)
+        _pack_batch(&batch, layer.n_in, &a_prev[0, 0], NULL, below)
+        _pack_batch(&batch, n_out, &delta[0, 0], NULL, error)
+        layer.W, layer.b = _take_weights(&rest, &layer, &param_W[0, 0]), _take_bias(&rest, &layer, &param_b[0], n_bias)
+        weights = <real*> layer.W
+        if rule == NONE:
+            weights = _take_weights(&rest, &layer, &W[0, 0])
+        if moment:
+            layer.m_W, layer.m_b = _take_weights(&rest, &layer, &m_W[0, 0]), _take_bias(&rest, &layer, &m_b[0], n_bias)
+        if second:
+            layer.v_W, layer.v_b = _take_weights(&rest, &layer, &v_W[0, 0]), _take_bias(&rest, &layer, &v_b[0], n_bias)
+        squares = _linear_update(&batch, below, error, rule, &step[0], &layer, weights, strips)
+        _unpack_weights(&layer, <real*> layer.W, &param_W[0, 0])
+        if moment:
+            _unpack_weights(&layer, <real*> layer.m_W, &m_W[0, 0])
+        if second:
+            _unpack_weights(&layer, <real*> layer.v_W, &v_W[0, 0])
+        if n_bias:
+            cpu.unpack(1, n_out, layer.b, n_out, &param_b[0], n_out)
+        if n_bias and moment:
+            cpu.unpack(1, n_out, layer.m_b, n_out, &m_b[0], n_out)
+        if n_bias and second:
+            cpu.unpack(1, n_out, layer.v_b, n_out, &v_b[0], n_out)
+    return squares

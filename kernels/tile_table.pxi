@@ -1,0 +1,102 @@
+# tile_table.h, for Cython; what the primitives do stands there.
+
+
+cdef extern from "tile_table.h":
+    enum:
+        IDENTITY, RELU, LOGISTIC, TANH, SOFTMAX, EXP
+        SQUARED_ERROR, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, POISSON
+        NONE, SGD, MOMENTUM, NESTEROV, ADAM
+        TILE_VECTORS
+
+    ctypedef struct Step:
+        double grad_scale, loss_scale, l2, keep, rate, momentum, beta_1, beta_2, epsilon, decay
+
+    ctypedef struct Batch:
+        Py_ssize_t n, n_panels, n_wide, width
+
+    ctypedef struct Product:
+        Py_ssize_t n_segments, length, last
+        const void* A
+        Py_ssize_t a_row, a_k, a_segment
+        const void* B
+        Py_ssize_t b_k, b_vector
+        void* C
+        Py_ssize_t c_row, c_vector
+        const void* bias
+        bint bias_by_column
+        int activation
+        const void* below
+        bint begins, ends
+
+    ctypedef struct Update:
+        Batch batch
+        Py_ssize_t n_in, i
+        const void* a_prev
+        const void* delta
+        Py_ssize_t d_k, d_vector
+        int rule
+        const Step* step
+        const void* W
+        void* param
+        void* m
+        void* v
+        Py_ssize_t w_vector
+        void* squares
+
+    ctypedef struct Tiles:
+        Py_ssize_t lanes, max_rows
+        void (*product)(Py_ssize_t n_rows, Py_ssize_t n_vectors, const Product* product) noexcept nogil
+        void (*update)(Py_ssize_t n_rows, Py_ssize_t n_vectors, const Update* update) noexcept nogil
+        void (*pack)(
+            Py_ssize_t n_rows, Py_ssize_t columns, const void* source, Py_ssize_t from_row, void* to, Py_ssize_t to_row
+        ) noexcept nogil
+        void (*unpack)(
+            Py_ssize_t n_rows, Py_ssize_t columns, const void* source, Py_ssize_t from_row, void* to, Py_ssize_t to_row
+        ) noexcept nogil
+        void (*gather_panel)(
+            Py_ssize_t n, const void* X, const int64_t* order, Py_ssize_t n_rows, void* panel, Py_ssize_t width
+        ) noexcept nogil
+        void (*scatter_panel)(
+            Py_ssize_t n, const void* panel, Py_ssize_t width, Py_ssize_t n_rows, void* out, Py_ssize_t row,
+            Py_ssize_t vector, bint fill
+        ) noexcept nogil
+        Py_ssize_t (*list_nonzero)(Py_ssize_t n, const void* x, int32_t* list) noexcept nogil
+        bint (*is_finite)(Py_ssize_t n, const void* x) noexcept nogil
+        void (*weighted_rows)(
+            Py_ssize_t n_listed, const int32_t* list, const void* x, const void* W, Py_ssize_t w_row,
+            Py_ssize_t w_vector, Py_ssize_t n, void* sums
+        ) noexcept nogil
+        void (*row_products)(
+            Py_ssize_t n_listed, const int32_t* list, const void* delta, const void* W, Py_ssize_t n_in,
+            Py_ssize_t n, void* products
+        ) noexcept nogil
+        void (*add_outer)(
+            Py_ssize_t n_listed, const int32_t* list, double scale, const void* x, const void* d, void* W,
+            Py_ssize_t n_in, Py_ssize_t n
+        ) noexcept nogil
+        void (*activate)(Py_ssize_t n, const void* sums, const void* b, int activation, void* a) noexcept nogil
+        void (*softmax)(Py_ssize_t n, bint padded, void* z) noexcept nogil
+        void (*softmax_panel)(Py_ssize_t n, Py_ssize_t width, void* z) noexcept nogil
+        void (*through_activation)(Py_ssize_t n, const void* a, int activation, void* delta) noexcept nogil
+        double (*output_row)(
+            Py_ssize_t n, bint padded, int activation, int loss, const void* a, const void* y, double weight,
+            void* delta
+        ) noexcept nogil
+        double (*output_panel)(
+            Py_ssize_t n, Py_ssize_t width, Py_ssize_t n_rows, int activation, int loss, const void* a, const void* y,
+            const void* weight, void* delta
+        ) noexcept nogil
+        void (*sum_rows)(Py_ssize_t n_rows, const void* A, Py_ssize_t row, void* sums) noexcept nogil
+        void (*apply)(
+            int rule, const Step* step, double scale, Py_ssize_t n, const void* grad, void* param, void* m, void* v
+        ) noexcept nogil
+
+    ctypedef struct InstructionSet:
+        const char* name
+        const Tiles* of_float
+        const Tiles* of_double
+
+    const InstructionSet *tile_v2
+    const InstructionSet *tile_v3
+    const InstructionSet *tile_v4
+    bint runs_here(const char* name)
