@@ -33,8 +33,8 @@ test-sklearn-versions: $(addprefix test-sklearn-,$(SKLEARN_VERSIONS))
 test-sklearn-%: $(VENV)/installed-dev
 	test -d $(VENV)-sklearn-$* || $(PYTHON) -m venv $(VENV)-sklearn-$*
 	$(VENV)-sklearn-$*/bin/pip install --quiet ".[dev]" "scikit-learn==$*.*"
-	$(VENV)-sklearn-$*/bin/pytest -n auto tests/test_sklearn_suite.py tests/test_parity.py tests/test_estimators.py tests/test_estimator_failures.py tests/test_second_calls.py \
-		tests/test_workers.py tests/test_accelerate.py
+	$(VENV)-sklearn-$*/bin/pytest -n auto tests/test_sklearn_suite.py tests/test_parity.py tests/test_estimators.py \
+		tests/test_estimator_failures.py tests/test_second_calls.py tests/test_workers.py tests/test_accelerate.py
 
 # One stamp a set of extras; a change of any source installs anew.
 $(VENV)/installed-%: $(SOURCES)
