@@ -215,7 +215,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
             if self.verbose:
                 print(f"Iteration {self.n_iter_}, loss = {self.loss_:.8f}")
             progress.advance(self.loss_)
-            if self.early_stopping:
+            if self.early_stopping or self._looks_at_parameters():
                 epochs.store()
             self._update_no_improvement_count(self.early_stopping, *validation)
             self._optimizer.iteration_ends(self.t_)
@@ -232,6 +232,11 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
                     ConvergenceWarning,
                     stacklevel=2,
                 )
+
+    def _looks_at_parameters(self) -> bool:
+        """Tell whether a subclass may read or change ``coefs_`` between epochs."""
+        name = "_update_no_improvement_count"
+        return name in vars(self) or getattr(type(self), name) is not getattr(_KernelMLP, name)
 
     def _stopping_message(self) -> str:
         watched = "Validation score" if self.early_stopping else "Training loss"

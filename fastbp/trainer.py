@@ -94,8 +94,7 @@ class Trainer(Fixed):
         self.step = 0
         self.m, self.v = (aligned_empty(network.n_parameters, network.dtype) for _ in range(2))
         self.m[...] = self.v[...] = 0
-        self._training = False
-        self._workspace: dict[str, NDArray[Any]] = {}
+        self._workspaces: list[dict[str, NDArray[Any]]] = [{}]  # the only one is away while a fit runs
 
     def __repr__(self) -> str:
         return (
@@ -155,15 +154,16 @@ class Trainer(Fixed):
         callbacks = _with_progress(callbacks, progress)
         if not self.network.parameters.flags.writeable:
             raise ValueError("the network's parameters are read-only; set network.parameters.flags.writeable = True")
-        if self._training:
+        try:
+            workspace = self._workspaces.pop()
+        except IndexError:
             raise RuntimeError(
                 "this trainer is training already, in another thread or in a callback; make one for each"
-            )
-        run = self._run(data)
-        state = TrainingState(self, n_epochs=int(epochs), step=self.step)
+            ) from None
         with ExitStack() as ends:
-            self._training = True
-            ends.callback(setattr, self, "_training", False)
+            ends.callback(self._workspaces.append, workspace)
+            run = self._run(data, workspace)
+            state = TrainingState(self, n_epochs=int(epochs), step=self.step)
             for callback in callbacks:
                 callback.on_train_begin(state)
                 ends.callback(callback.on_train_end, state)
@@ -207,14 +207,15 @@ class Trainer(Fixed):
         data["sample_weight"] = as_sample_weight(sample_weight, network.dtype, n)
         return data
 
-    def _run(self, data: dict[str, NDArray[Any]]) -> Run:
+    def _run(self, data: dict[str, NDArray[Any]], workspace: dict[str, NDArray[Any]]) -> Run:
+        """Return the steps on some data; their workspace is kept in ``workspace`` for the next fit."""
         network, backend = self.network, kernels.backend(self.backend)
         form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size))
         batch_size = min(self.batch_size, n_samples(data))
         plan = training_plan(network.layout, network.activations, self.loss_code, self.optimizer.rule, batch_size, form)
         state = {"params": network.parameters, "m": self.m, "v": self.v}
-        buffers = run_buffers(plan, backend, data, state, self._workspace)
-        self._workspace = {"work": buffers.work, "scratch": buffers.scratch}
+        buffers = run_buffers(plan, backend, data, state, workspace)
+        workspace.update(work=buffers.work, scratch=buffers.scratch)
         return Run(backend, plan, buffers, self.n_threads or 1)
 
     def _epoch(
@@ -289,7 +290,7 @@ class Trainer(Fixed):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickle and copy keep: no workspace, and the moments without their unused surroundings."""
-        return {**self.__dict__, "m": self.m.copy(), "v": self.v.copy(), "_training": False, "_workspace": {}}
+        return {**self.__dict__, "m": self.m.copy(), "v": self.v.copy(), "_workspaces": [{}]}
 
 
 def _cut_points(callbacks: Sequence[Callback], first: int) -> Any:

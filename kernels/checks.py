@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable
 from enum import IntEnum
 from types import ModuleType
@@ -409,7 +410,34 @@ def check_plan(plan: Array, buffers: Buffers, batch_size: int, predicting: bool 
         for names, offset, length in _parameter_spans(row, op, sizes):
             for name in names:
                 _check_span(number, op, offset, int(row[offset]), length, name, getattr(buffers, name))
+    _check_layers(plan)
     _check_sources(plan, buffers)
+
+
+def _check_layers(plan: Array) -> None:
+    """Refuse rows on parameters that are not those of one layer's forward product: a backend packs layers whole."""
+    layers: dict[int, tuple[int, int, int]] = {}
+    for row in plan[plan["op"] == Op.LINEAR_FORWARD]:
+        layer = int(row["n_in"]), int(row["n_out"]), int(row["b"])
+        if layers.setdefault(int(row["W"]), layer) != layer:
+            raise ValueError(f"two layers of the plan share the weights at {row['W']} but not their sizes and bias")
+    if not layers:
+        raise ValueError("the plan has no linear_forward; add one for each layer")
+    spans = [(W, W + n_in * n_out) for W, (n_in, n_out, _) in layers.items()]
+    spans = sorted(spans + [(b, b + n_out) for _, n_out, b in layers.values() if b != NONE])
+    if any(end > start for (_, end), (start, _) in itertools.pairwise(spans)):
+        raise ValueError(f"the plan's layers overlap: their parameters lie at {spans}")
+    for number, row in enumerate(plan):
+        op, W, found = Op(row["op"]), int(row["W"]), (int(row["n_in"]), int(row["n_out"]), int(row["b"]))
+        if op in (Op.BACKPROP_DELTA, Op.LINEAR_GRAD, Op.LINEAR_UPDATE):
+            wanted = layers.get(W)
+            if wanted is None or found[:2] != wanted[:2] or (op != Op.BACKPROP_DELTA and found != wanted):
+                raise ValueError(
+                    f"row {number} of the plan, {op.name.lower()}, has n_in, n_out, b {found} for the weights at {W}, "
+                    f"but the layer there has {wanted}"
+                )
+        elif op == Op.OPTIMIZER_STEP and any(start < W < end or start < W + found[0] < end for start, end in spans):
+            raise ValueError(f"row {number} of the plan, optimizer_step, updates parts of the parameters at {spans}")
 
 
 _GATHERS = (Op.GATHER_ROWS, Op.GATHER_CSR_ROWS, Op.GATHER_CLASSES)

@@ -14,6 +14,8 @@ choice.
 
 import os
 
+import numpy as np
+
 from . import contract
 
 from libc.stdint cimport int32_t, int64_t
@@ -78,7 +80,7 @@ def run_scratch_size(plan, n_rows):
     layers = [row for row in plan if row["op"] == contract.Op.LINEAR_FORWARD]
     sizes = [(_whole(int(row["n_in"])), _whole(int(row["n_out"]))) for row in layers]
     n_rows = _whole(n_rows)
-    largest = max([_strips_size(n_in, n_out, n_rows) for n_in, n_out in sizes])
+    largest = max([_strips_size(n_in, n_out, n_rows) for n_in, n_out in sizes], default=0)
     return largest + sum(_used(plan)) * sum([(n_in + 1) * n_out for n_in, n_out in sizes])
 
 
@@ -95,7 +97,8 @@ def _strips_size(n_in, n_out, n_rows):
 def _used(plan):
     """Return whether a plan uses params, grads, m and v."""
     rules = {int(row["optimizer"]) for row in plan if row["op"] in (LINEAR_UPDATE, OPTIMIZER_STEP)}
-    return True, bool((plan["op"] == LINEAR_GRAD).any()), bool(rules & {MOMENTUM, NESTEROV, ADAM}), ADAM in rules
+    gradient = np.isin(plan["op"], (LINEAR_GRAD, OPTIMIZER_STEP)).any()
+    return True, bool(gradient), bool(rules & {MOMENTUM, NESTEROV, ADAM}), ADAM in rules
 
 
 def pack(plan, buffers):
@@ -446,6 +449,8 @@ cdef double _linear_update(
                 rule, step, step.grad_scale, L, sums, <real*> layer.b + at, <real*> layer.m_b + at,
                 <real*> layer.v_b + at
             )
+    if rule == ADAM and <real> step.epsilon == 0:
+        _clear_filling(layer, L, <real*> layer.W, <real*> layer.b)
     for i in range(L):
         total += squares[i]
     return total
@@ -609,6 +614,16 @@ cdef inline Py_ssize_t _group(Py_ssize_t n_strips, Py_ssize_t strip) noexcept no
 cdef inline Py_ssize_t _block(const Batch* batch, Py_ssize_t lanes) noexcept nogil:
     """Return how many terms of a product's sums are added at a time: the panels of so many units fit in a cache."""
     return max(BLOCK_SIZE // _rounded(batch.n, lanes) // lanes, 4) * lanes
+
+
+cdef void _clear_filling(const Layer* layer, Py_ssize_t lanes, real* W, real* b) noexcept nogil:
+    """Set what fills up a layer's last strip to 0 again: Adam made it 0 / 0."""
+    cdef Py_ssize_t first = layer.n_out // lanes * lanes, i, lane
+    for lane in range(layer.n_out - first, lanes if layer.n_out > first else 0):
+        for i in range(layer.n_in):
+            W[first * layer.n_in + i * lanes + lane] = 0
+        if b != NULL:
+            b[first + lane] = 0
 
 
 cdef void _forward_one(

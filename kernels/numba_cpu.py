@@ -44,7 +44,7 @@ def scratch_size(n_in, n_out, n_rows):
 def run_scratch_size(plan, n_rows):
     """Return how many elements of ``scratch`` a walk of ``plan`` needs: as many as its largest layer."""
     layers = [row for row in plan if row["op"] == Op.LINEAR_FORWARD]
-    return max(scratch_size(int(row["n_in"]), int(row["n_out"]), n_rows) for row in layers)
+    return max((scratch_size(int(row["n_in"]), int(row["n_out"]), n_rows) for row in layers), default=0)
 
 
 def pack(plan, buffers):

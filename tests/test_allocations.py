@@ -49,7 +49,7 @@ if sparse:
     X = scipy.sparse.csr_matrix(X)
 net = fastbp.Network((9, 21, 4), dtype=dtype, random_state=0, backend=backend)
 trainer = fastbp.Trainer(net, optimizer=sys.argv[4], batch_size=1, backend=backend)
-run = trainer._run(trainer._data(X, y, np.ones(10_000)))
+run = trainer._run(trainer._data(X, y, np.ones(10_000)), {})
 table = kernels.step_table(10_000, rate=1e-3, beta_1=0.9, beta_2=0.99, epsilon=1e-8, l2=1e-3)
 order, losses, module = np.arange(10_000), np.zeros(3), kernels.backend(backend).module
 found = []

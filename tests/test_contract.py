@@ -18,6 +18,7 @@ from fastbp.kernels import Activation, Loss, Optimizer
 
 import fastbp
 from fastbp import kernels
+from fastbp.plan import no_data
 
 KERNELS = Path(kernels.__file__).parent
 
@@ -47,6 +48,45 @@ def test_backend_has_scratch_size(backend: kernels.Backend) -> None:
     assert parameters(backend.module.scratch_size) == ["n_in", "n_out", "n_rows"]
     assert backend.module.scratch_size(3, 4, 5) >= 0
     assert parameters(backend.module.run_scratch_size) == ["plan", "n_rows"]
+
+
+def _row(op: kernels.Op, **values: int) -> np.ndarray:
+    row = np.full(1, kernels.NONE, kernels.PLAN_ROW)
+    for name, value in {"n_in": 0, "n_out": 0, "op": op, **values}.items():
+        row[name] = value
+    return row
+
+
+FORWARD = {"n_in": 3, "n_out": 2, "a_prev": 0, "a": 512, "W": 0, "b": 6, "activation": 0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "no linear_forward"),
+        ([("LINEAR_FORWARD", FORWARD), ("LINEAR_FORWARD", {**FORWARD, "b": 10})], "share the weights"),
+        ([("LINEAR_FORWARD", FORWARD), ("LINEAR_FORWARD", {**FORWARD, "W": 3})], "overlap"),
+        ([("LINEAR_FORWARD", FORWARD), ("LINEAR_UPDATE", {**FORWARD, "delta": 512, "W": 1, "optimizer": 0})], "None"),
+        ([("LINEAR_FORWARD", FORWARD), ("LINEAR_GRAD", {**FORWARD, "delta": 512, "n_out": 1})], "n_in, n_out, b"),
+        (
+            [("LINEAR_FORWARD", FORWARD), ("LINEAR_UPDATE", {**FORWARD, "delta": 512, "b": -1, "optimizer": 0})],
+            "has n_in",
+        ),
+        ([("LINEAR_FORWARD", FORWARD), ("OPTIMIZER_STEP", {"W": 0, "n_in": 2, "optimizer": 0})], "updates parts"),
+    ],
+)
+def test_plans_that_are_no_layers_are_refused(
+    backend: kernels.Backend, rows: list[tuple[str, dict[str, int]]], message: str
+) -> None:
+    gather = _row(kernels.Op.GATHER_ROWS, source=0, n_out=3, a=0)
+    plan = np.concatenate([gather, *(_row(kernels.Op[name], **values) for name, values in rows)])
+    flat = {name: np.ones(20) for name in ("params", "grads", "m", "v")}
+    data = {**no_data("f8", 3, 2), "X": np.ones((4, 3))}
+    workspace = {"work": np.zeros(4096), "saved": np.empty(0, np.uint8), "scratch": np.zeros(50_000)}
+    buffers = kernels.Buffers(**data, **flat, **workspace)
+    with pytest.raises(ValueError, match=message):
+        backend.train_steps(plan, kernels.step_table(rate=0.1), np.arange(4), 4, buffers, np.zeros(3))
+    assert (buffers.params == 1).all()
 
 
 def test_backend_packs_and_unpacks(backend: kernels.Backend) -> None:
@@ -258,7 +298,7 @@ def plan_arguments(backend: kernels.Backend) -> dict[str, Any]:
     """Arguments of a run by hand: Adam, one hidden layer, weights for the samples."""
     net = fastbp.Network((5, 4, 3), dtype="float64", random_state=0, backend=backend.name)
     trainer = fastbp.Trainer(net, batch_size=4, backend=backend.name)
-    run = trainer._run(trainer._data(np.ones((8, 5)), np.eye(3)[np.arange(8) % 3], np.ones(8)))
+    run = trainer._run(trainer._data(np.ones((8, 5)), np.eye(3)[np.arange(8) % 3], np.ones(8)), {})
     steps = kernels.step_table(2, rate=0.1, beta_1=0.9, beta_2=0.9, epsilon=1e-8)
     losses = np.zeros(3)
     plan, order = run.plan.rows.copy(), np.arange(8)

@@ -519,6 +519,30 @@ def test_conversion_copies(compiled: str) -> None:
 # ----------------------------------------------------------------------------------------------- the same from outside
 
 
+def test_a_subclass_may_change_parameters_between_epochs(agree: Agree) -> None:
+    def action(library: Any) -> Any:
+        class Clipped(library.MLPRegressor):
+            def _update_no_improvement_count(self, *args: Any) -> None:
+                for W in self.coefs_:
+                    np.clip(W, -0.1, 0.1, out=W)
+                super()._update_no_improvement_count(*args)
+
+        return learned(Clipped(hidden_layer_sizes=(8,), max_iter=4, random_state=0).fit(X, VALUES))
+
+    agree(action)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_an_epsilon_that_rounds_to_zero(batch_size: int, agree: Agree) -> None:
+    params = {"epsilon": 1e-50, "alpha": 1e-3, "batch_size": batch_size, "activation": "tanh", "max_iter": 2}
+
+    def action(library: Any) -> Any:
+        model = regressor(library, **params).fit(X.astype(np.float32), VALUES.astype(np.float32))
+        return learned(model), model.loss_
+
+    agree(action, tolerance=1e-3)
+
+
 @pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
 def test_signature_and_tags(name: str) -> None:
     ours, theirs = getattr(fastbp, name), getattr(sklearn.neural_network, name)

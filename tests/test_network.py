@@ -447,7 +447,7 @@ def test_every_plan_stays_within_its_buffers(backend: kernels.Backend) -> None:
     trainer = make_trainer(backend.name)
     for weights in (None, np.ones(50)):
         for data in (X, scipy.sparse.csr_matrix(X)):
-            run = trainer._run(trainer._data(data, y, weights))
+            run = trainer._run(trainer._data(data, y, weights), {})
             table = kernels.step_table(4, rate=0.1, beta_1=0.9, beta_2=0.9, epsilon=1e-8)
             backend.train_steps(run.plan.rows, table, np.arange(50), 16, run.buffers, np.zeros(3))
             shorter = run.buffers._replace(work=run.buffers.work[:-16].copy())
