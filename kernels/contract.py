@@ -139,13 +139,14 @@ STEP = np.dtype(
 """What may change from step to step, one record a step."""
 
 
-WORK_BLOCK = 16
+WORK_BLOCK = (48, 16)
 """In ``work`` a matrix has room for multiples of this many rows and columns: a backend may pack it as it likes."""
 
 
 def room(n_rows: int, n_columns: int) -> int:
     """Return how many elements of ``work`` a matrix takes."""
-    return -(-n_rows // WORK_BLOCK) * -(-n_columns // WORK_BLOCK) * WORK_BLOCK**2
+    rows, columns = WORK_BLOCK
+    return -(-n_rows // rows) * rows * -(-n_columns // columns) * columns
 
 
 class Buffers(NamedTuple):

@@ -71,17 +71,18 @@ cdef enum:
 
 def scratch_size(n_in, n_out, n_rows):
     """Return how many elements of ``scratch`` an operation on a layer needs: its arguments packed."""
-    n_in, n_out, n_rows = _whole(n_in), _whole(n_out), _whole(n_rows)
-    return _strips_size(n_in, n_out, n_rows) + 2 * n_rows * (n_in + n_out) + 3 * (n_in + 1) * n_out
+    n_in, n_out = _whole(n_in), _whole(n_out)
+    batch = 2 * (contract.room(n_rows, n_in) + contract.room(n_rows, n_out))
+    return _strips_size(n_in, n_out, _whole(n_rows)) + batch + 3 * (n_in + 1) * n_out
 
 
 def run_scratch_size(plan, n_rows):
     """Return how many elements of ``scratch`` a walk of ``plan`` needs: its parameters packed, and its largest layer."""
     layers = [row for row in plan if row["op"] == contract.Op.LINEAR_FORWARD]
     sizes = [(_whole(int(row["n_in"])), _whole(int(row["n_out"]))) for row in layers]
-    n_rows = _whole(n_rows)
-    largest = max([_strips_size(n_in, n_out, n_rows) for n_in, n_out in sizes], default=0)
-    return largest + sum(_used(plan)) * sum([(n_in + 1) * n_out for n_in, n_out in sizes])
+    largest = max([_strips_size(n_in, n_out, _whole(n_rows)) for n_in, n_out in sizes], default=0)
+    outputs = max([contract.room(n_rows, n_out) for _, n_out in sizes], default=0)  # of a prediction
+    return largest + outputs + sum(_used(plan)) * sum([(n_in + 1) * n_out for n_in, n_out in sizes])
 
 
 def _whole(n):
@@ -299,49 +300,35 @@ cdef void _linear_forward(
     const Batch* batch, const real* a_prev, const Layer* layer, int activation, bint skip_zeros, real* a, real* scratch
 ) noexcept nogil:
     cdef const Tiles* cpu = tiles(a)
-    cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_out = layer.n_out, o = 0, r = 0, p, rows, width, start
-    cdef Py_ssize_t strip, n_strips = (n_out + L - 1) // L, n_vectors, k = 0, block = _block(batch, L)
+    cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_out = layer.n_out, r, p, pitch = TILE_VECTORS * L
+    cdef Py_ssize_t strip = 0, n_strips = (n_out + L - 1) // L, n_vectors, k = 0, block = _block(batch, L)
     cdef Product product
     if batch.n == 1:
         _forward_one(a_prev, layer, L, n_in * L, n_strips * L, activation, skip_zeros, a, scratch)
         return
-    product.n_segments, product.length, product.last, product.a_segment = 1, n_in, n_in, 0
-    product.activation, product.below, product.begins, product.ends = activation, NULL, True, True
+    product.activation, product.below = IDENTITY if activation == SOFTMAX else activation, NULL
     if batch.n_panels == 0:
-        product.a_row, product.a_k, product.b_k, product.b_vector = _rounded(n_in, L), 1, L, n_in * L
-        product.c_row, product.c_vector, product.bias_by_column = n_strips * L, L, True
-        while r < batch.n:
-            rows = _tile_rows(batch.n - r, cpu.max_rows)
-            product.A, strip = a_prev + r * product.a_row, 0
-            while strip < n_strips:
-                n_vectors = _group(n_strips, strip)
-                product.B, product.C = <real*> layer.W + strip * n_in * L, a + r * product.c_row + strip * L
-                product.bias = NULL if layer.b == NULL else <real*> layer.b + strip * L
-                cpu.product(rows, n_vectors, &product)
-                strip += n_vectors
-            r += rows
-        if activation == SOFTMAX:
-            for r in range(batch.n):
-                cpu.softmax(n_out, True, a + r * product.c_row)
+        product.n_rows, product.n_terms, product.begins, product.ends = batch.n, n_in, True, True
+        product.A, product.a_next, product.b_next, product.c_next = a_prev, _rounded(n_in, L), n_in * L, n_strips * L
+        while strip < n_strips:
+            n_vectors = _group(n_strips, strip)
+            product.B, product.C = <real*> layer.W + strip * n_in * L, a + strip * L
+            product.bias = NULL if layer.b == NULL else <real*> layer.b + strip * L
+            cpu.product(FEW_ROWS, n_vectors, &product)
+            strip += n_vectors
+        for r in range(batch.n if activation == SOFTMAX else 0):
+            cpu.softmax(n_out, True, a + r * n_strips * L)
         return
-    product.a_row, product.a_k, product.b_vector, product.c_vector, product.bias_by_column = 1, L, L, L, False
+    product.n_rows, product.a_next, product.bias = n_out, n_in * L, layer.b
     while k < n_in:
-        product.length = product.last = min(n_in - k, block)
-        product.begins, product.ends, o = k == 0, k + product.last == n_in, 0
-        while o < n_out:
-            rows = _tile_rows(min(n_out - o, L - o % L), cpu.max_rows)
-            product.A = <real*> layer.W + (o // L * n_in + k) * L + o % L
-            product.bias = NULL if layer.b == NULL else <real*> layer.b + o
-            for p in range(batch.n_panels):
-                width, start = _panel_width(batch, p, L), _panel_start(batch, p, L)
-                product.B, product.b_k, product.c_row = a_prev + n_in * start + k * width, width, width
-                product.C = a + n_out * start + o * width
-                cpu.product(rows, width // L, &product)
-            o += rows
-        k += product.last
-    if activation == SOFTMAX:
+        product.n_terms, product.A = min(n_in - k, block), <real*> layer.W + k * L
+        product.begins, product.ends = k == 0, k + product.n_terms == n_in
         for p in range(batch.n_panels):
-            cpu.softmax_panel(n_out, _panel_width(batch, p, L), a + n_out * _panel_start(batch, p, L))
+            product.B, product.C = a_prev + (p * n_in + k) * pitch, a + p * n_out * pitch
+            cpu.product(ALONG_STRIPS, _panel_width(batch, p, L) // L, &product)
+        k += product.n_terms
+    for p in range(batch.n_panels if activation == SOFTMAX else 0):
+        cpu.softmax_panel(n_out, _panel_width(batch, p, L), a + p * n_out * pitch)
 
 
 cdef double _output_delta(
@@ -349,7 +336,7 @@ cdef double _output_delta(
     real* delta
 ) noexcept nogil:
     cdef const Tiles* cpu = tiles(delta)
-    cdef Py_ssize_t L = cpu.lanes, row = _rounded(n_out, L), r, p, start, width
+    cdef Py_ssize_t L = cpu.lanes, row = _rounded(n_out, L), r, p, at, pitch = TILE_VECTORS * L
     cdef double total = 0
     if batch.n_panels == 0:
         for r in range(batch.n):
@@ -359,10 +346,10 @@ cdef double _output_delta(
             )
         return total
     for p in range(batch.n_panels):
-        width, start = _panel_width(batch, p, L), _panel_start(batch, p, L)
+        at = p * n_out * pitch
         total += cpu.output_panel(
-            n_out, width, min(width, batch.n - start), activation, loss, a + n_out * start, y + n_out * start,
-            NULL if weight == NULL else weight + start, delta + n_out * start
+            n_out, _panel_width(batch, p, L), _panel_rows(batch, p, L), activation, loss, a + at, y + at,
+            NULL if weight == NULL else weight + p * pitch, delta + at
         )
     return total
 
@@ -372,7 +359,7 @@ cdef void _backprop_delta(
     real* scratch
 ) noexcept nogil:
     cdef const Tiles* cpu = tiles(delta)
-    cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_out = layer.n_out, i = 0, r, p, rows, width, start
+    cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_out = layer.n_out, r, p, pitch = TILE_VECTORS * L
     cdef Py_ssize_t in_row = _rounded(n_in, L), out_row = _rounded(n_out, L), o = 0, block = _block(batch, L)
     cdef Product product
     if batch.n_panels == 0:
@@ -381,22 +368,14 @@ cdef void _backprop_delta(
                 delta + r * out_row, layer, a_prev + r * in_row, activation, delta_prev + r * in_row, scratch
             )
         return
-    product.length = L
-    product.a_row, product.a_k, product.a_segment = L, 1, n_in * L
-    product.b_vector, product.c_vector, product.bias, product.activation = L, L, NULL, activation
+    product.n_rows, product.a_next, product.bias, product.activation = n_in, n_in * L, NULL, activation
     while o < n_out:
-        product.last = min(n_out - o, block)
-        product.n_segments, product.begins, product.ends = _rounded(product.last, L) // L, o == 0, o + product.last == n_out
-        product.last, i = product.last - (product.n_segments - 1) * L, 0
-        while i < n_in:
-            rows = _tile_rows(n_in - i, cpu.max_rows)
-            product.A = <real*> layer.W + (o // L * n_in + i) * L
-            for p in range(batch.n_panels):
-                width, start = _panel_width(batch, p, L), _panel_start(batch, p, L)
-                product.B, product.b_k, product.c_row = delta + n_out * start + o * width, width, width
-                product.C, product.below = delta_prev + n_in * start + i * width, a_prev + n_in * start + i * width
-                cpu.product(rows, width // L, &product)
-            i += rows
+        product.n_terms, product.A = min(n_out - o, block), <real*> layer.W + o * n_in
+        product.begins, product.ends = o == 0, o + product.n_terms == n_out
+        for p in range(batch.n_panels):
+            product.B, product.C = delta + (p * n_out + o) * pitch, delta_prev + p * n_in * pitch
+            product.below = a_prev + p * n_in * pitch
+            cpu.product(ACROSS_STRIPS, _panel_width(batch, p, L) // L, &product)
         o += block
 
 
@@ -407,7 +386,7 @@ cdef double _linear_update(
     """Apply ``rule`` to a layer, or keep its gradient with NONE; W is penalised. Return the sum of W^2, 0 without l2."""
     cdef const Tiles* cpu = tiles(delta)
     cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_out = layer.n_out, n_strips = (n_out + L - 1) // L
-    cdef Py_ssize_t i, strip = 0, p, start, n_vectors, rows, at, panel_rows
+    cdef Py_ssize_t i, strip = 0, p, n_vectors, at, d_row, strip_size = batch.n * L, pitch = TILE_VECTORS * L
     cdef real* squares = scratch
     cdef real* sums = scratch + L
     cdef real* strips = scratch + 2 * L
@@ -415,35 +394,29 @@ cdef double _linear_update(
     cdef Update update
     memset(squares, 0, L * sizeof(real))
     update.batch, update.n_in, update.a_prev, update.rule, update.step = batch[0], n_in, a_prev, rule, step
-    update.w_vector, update.squares, update.d_k = n_in * L, squares, L
+    update.first, update.end, update.w_vector, update.squares = 0, n_in, n_in * L, squares
     if batch.n_panels:
-        update.d_vector = batch.n * L
+        update.d_next, d_row = batch.n * L, L
         for p in range(batch.n_panels):
-            start = _panel_start(batch, p, L)
-            panel_rows = _panel_width(batch, p, L)
             cpu.scatter_panel(
-                n_out, delta + n_out * start, panel_rows, min(panel_rows, batch.n - start), strips + start * L, L,
-                update.d_vector, True
+                n_out, delta + p * n_out * pitch, _panel_rows(batch, p, L), strips + _panel_start(batch, p, L) * L, L,
+                update.d_next, True
             )
     else:
-        update.n_in, update.d_k, update.d_vector, strips = _rounded(n_in, L), n_strips * L, L, <real*> delta
+        update.n_in, update.d_next, strips = _rounded(n_in, L), n_strips * L, <real*> delta
+        d_row, strip_size = update.d_next, L
     if batch.n == 1 and rule == SGD and step.l2 == 0 and cpu.is_finite(n_out, delta):
         _descend_one(a_prev, delta, step, layer, scratch)
     else:
         while strip < n_strips:
-            n_vectors, i = _group(n_strips, strip), 0
-            update.delta = strips + strip * update.d_vector
-            while i < n_in:
-                rows = _tile_rows(n_in - i, cpu.max_rows)
-                at = (strip * n_in + i) * L
-                update.i, update.W, update.param = i, W + at, <real*> layer.W + at
-                update.m, update.v = <real*> layer.m_W + at, <real*> layer.v_W + at
-                cpu.update(rows, n_vectors, &update)
-                i += rows
+            n_vectors, at = _group(n_strips, strip), strip * n_in * L
+            update.delta, update.W, update.param = strips + strip * strip_size, W + at, <real*> layer.W + at
+            update.m, update.v = <real*> layer.m_W + at, <real*> layer.v_W + at
+            cpu.update(ACROSS_STRIPS if batch.n_panels else FEW_ROWS, n_vectors, &update)
             strip += n_vectors
     if layer.b != NULL:
         for strip in range(n_strips):
-            cpu.sum_rows(batch.n, strips + strip * update.d_vector, update.d_k, sums)
+            cpu.sum_rows(batch.n, strips + strip * strip_size, d_row, sums)
             at = strip * L
             cpu.apply(
                 rule, step, step.grad_scale, L, sums, <real*> layer.b + at, <real*> layer.m_b + at,
@@ -596,13 +569,6 @@ def _predict(
 
 
 # -------------------------------------------------------------------------------------- parts of the kernels
-
-
-cdef inline Py_ssize_t _tile_rows(Py_ssize_t remaining, Py_ssize_t max_rows) noexcept nogil:
-    """Return the most rows that a tile of the menu has and that remain."""
-    while max_rows > remaining:
-        max_rows //= 2
-    return max_rows
 
 
 cdef inline Py_ssize_t _group(Py_ssize_t n_strips, Py_ssize_t strip) noexcept nogil:

@@ -33,56 +33,60 @@ cdef inline Py_ssize_t _panel_start(const Batch* batch, Py_ssize_t p, Py_ssize_t
     return p * batch.width - (p - batch.n_wide) * lanes if p > batch.n_wide else p * batch.width
 
 
+cdef inline Py_ssize_t _panel_rows(const Batch* batch, Py_ssize_t p, Py_ssize_t lanes) noexcept nogil:
+    """Return how many samples the panel has."""
+    return min(_panel_width(batch, p, lanes), batch.n - _panel_start(batch, p, lanes))
+
+
 cdef void _pack_batch(
     const Batch* batch, Py_ssize_t n, const real* X, const int64_t* order, real* out
 ) noexcept nogil:
     """Pack the samples of X (., n) that ``order`` names, or the first ones if it is NULL."""
     cdef const Tiles* cpu = tiles(out)
-    cdef Py_ssize_t L = cpu.lanes, row = _rounded(n, L), r, p, width, start
+    cdef Py_ssize_t L = cpu.lanes, row = _rounded(n, L), r, p, start
     for r in range(batch.n if batch.n_panels == 0 else 0):
         cpu.pack(1, n, X + (r if order == NULL else order[r]) * n, n, out + r * row, row)
     for p in range(batch.n_panels):
-        width, start = _panel_width(batch, p, L), _panel_start(batch, p, L)
+        start = _panel_start(batch, p, L)
         cpu.gather_panel(
             n, X if order != NULL else X + start * n, NULL if order == NULL else order + start,
-            min(width, batch.n - start), out + n * start, width
+            _panel_rows(batch, p, L), _panel_width(batch, p, L), out + p * n * TILE_VECTORS * L
         )
 
 
 cdef void _unpack_batch(const Batch* batch, Py_ssize_t n, const real* packed, real* out) noexcept nogil:
     cdef const Tiles* cpu = tiles(out)
-    cdef Py_ssize_t L = cpu.lanes, p, width, start
+    cdef Py_ssize_t L = cpu.lanes, p
     if batch.n_panels == 0:
         cpu.unpack(batch.n, n, packed, _rounded(n, L), out, n)
     for p in range(batch.n_panels):
-        width, start = _panel_width(batch, p, L), _panel_start(batch, p, L)
-        cpu.scatter_panel(n, packed + n * start, width, min(width, batch.n - start), out + start * n, n, L, False)
+        cpu.scatter_panel(
+            n, packed + p * n * TILE_VECTORS * L, _panel_rows(batch, p, L), out + _panel_start(batch, p, L) * n, n, L, False
+        )
 
 
 cdef inline real* _at(const Batch* batch, Py_ssize_t n, real* packed, Py_ssize_t r, Py_ssize_t j) noexcept nogil:
     """Return the address of unit j of sample r."""
-    cdef Py_ssize_t L = tiles(packed).lanes, p, start
+    cdef Py_ssize_t L = tiles(packed).lanes, p
     if batch.n_panels == 0:
         return packed + r * _rounded(n, L) + j
     p = r // batch.width
     if p >= batch.n_wide:
         p = batch.n_wide + (r - batch.n_wide * batch.width) // (batch.width - L)
-    start = _panel_start(batch, p, L)
-    return packed + n * start + j * _panel_width(batch, p, L) + r - start
+    return packed + (p * n + j) * TILE_VECTORS * L + r - _panel_start(batch, p, L)
 
 
 cdef void _gather(
     const Row* row, const Sources* sources, const int64_t* order, const Batch* batch, real* out
 ) noexcept nogil:
     """Pack a batch of samples, targets or weights."""
-    cdef Py_ssize_t L = tiles(out).lanes, n = row.n_out, r, e, last = batch.n_panels - 1
-    cdef Py_ssize_t n_padded = batch.n if last < 0 else _panel_start(batch, last, L) + _panel_width(batch, last, L)
+    cdef Py_ssize_t L = tiles(out).lanes, n = row.n_out, r, e
     cdef const void* source
     if row.op == GATHER_ROWS:
         source = sources.X if row.source == FROM_X else (sources.y if row.source == FROM_Y else sources.sample_weight)
         _pack_batch(batch, n, <const real*> source, order, out)
         return
-    memset(out, 0, n_padded * (n if batch.n_panels else _rounded(n, L)) * sizeof(real))
+    memset(out, 0, (batch.n_panels * n * TILE_VECTORS * L if batch.n_panels else batch.n * _rounded(n, L)) * sizeof(real))
     for r in range(batch.n):
         if row.op == GATHER_CLASSES:
             _at(batch, n, out, r, sources.classes[order[r]])[0] = 1
@@ -194,7 +198,7 @@ cdef inline real* _take_strips(real** rest, const Batch* batch, const Layer* lay
 
 cdef inline real* _take_batch(real** rest, const Batch* batch, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t L = tiles(rest[0]).lanes
-    return _take(rest, batch.n * _rounded(n, L) if batch.n_panels == 0 else _rounded(batch.n, L) * n)
+    return _take(rest, batch.n * _rounded(n, L) if batch.n_panels == 0 else batch.n_panels * n * TILE_VECTORS * L)
 
 
 cdef real* _take_weights(real** rest, const Layer* layer, const real* W) noexcept nogil:

@@ -146,41 +146,63 @@ static INLINE REAL largest_lane(vec x) {
 
 /* ------------------------------------------------------------------------------------------------ products */
 
+#define product_tile JOIN(product_tile, REAL)
 #define product_of JOIN(product_of, REAL)
 #define product JOIN(product, REAL)
 #define finish_product JOIN(finish_product, REAL)
 
+/* Samples that lie side by side in a panel, those that are there and those that are not. */
+#define PITCH (TILE_VECTORS * LANES)
+
+/* The rows of a tile are lanes of one strip. */
+#define MAX_ROWS (TILE_ROWS < LANES ? TILE_ROWS : LANES)
+
+/* Calls TILE(n_rows) for tiles of MAX_ROWS rows from `row` to `end`, then for smaller ones. */
+#define EACH_TILE(TILE, row, end)                                                                                      \
+    for (; MAX_ROWS >= 8 && row + 8 <= end; row += 8)                                                                  \
+        TILE(8);                                                                                                       \
+    for (; MAX_ROWS >= 4 && row + 4 <= end; row += 4)                                                                  \
+        TILE(4);                                                                                                       \
+    for (; MAX_ROWS >= 2 && row + 2 <= end; row += 2)                                                                  \
+        TILE(2);                                                                                                       \
+    for (; row < end; row++)                                                                                           \
+        TILE(1);
+
 /* Bias and activation, or the derivative of the activation below, where that needs more than a comparison. */
-static void finish_product(ptrdiff_t n_rows, ptrdiff_t n_vectors, const Product *p) {
-    for (ptrdiff_t r = 0; r < n_rows; r++)
+static void finish_product(ptrdiff_t n_rows, ptrdiff_t n_vectors, const Product *p, ptrdiff_t row, ptrdiff_t c_row) {
+    for (ptrdiff_t r = row; r < row + n_rows; r++)
         for (ptrdiff_t v = 0; v < n_vectors; v++) {
-            REAL *c = (REAL *)p->C + r * p->c_row + v * p->c_vector;
+            const ptrdiff_t here = r * c_row + v * LANES;
+            REAL *c = (REAL *)p->C + here;
             if (p->below)
-                store(c, times_derivative(p->activation, load((const REAL *)p->below + (c - (REAL *)p->C)), load(c)));
+                store(c, times_derivative(p->activation, load((const REAL *)p->below + here), load(c)));
             else
                 store(c, act(p->activation, load(c)));
         }
 }
 
-static INLINE void product_of(const int n_rows, const int n_vectors, const Product *p) {
-    const ptrdiff_t a_row = p->a_row, a_k = p->a_k, b_k = p->b_k, b_vector = p->b_vector;
-    const REAL *B = p->B, *bias = p->bias, *below = p->below;
-    REAL *C = p->C;
-    vec sums[MAX_ROWS][TILE_VECTORS], columns[TILE_VECTORS];
+static INLINE void product_tile(const int form, const int n_rows, const int n_vectors, const Product *p, ptrdiff_t row) {
+    const ptrdiff_t a_row = form == ALONG_STRIPS ? 1 : form == ACROSS_STRIPS ? LANES : p->a_next;
+    const ptrdiff_t a_k = form == ALONG_STRIPS ? LANES : 1, segment = form == ACROSS_STRIPS ? LANES : p->n_terms;
+    const ptrdiff_t b_k = form == FEW_ROWS ? LANES : PITCH, b_vector = form == FEW_ROWS ? p->b_next : LANES;
+    const ptrdiff_t c_row = form == FEW_ROWS ? p->c_next : PITCH, first = row * c_row;
+    const REAL *A = p->A, *B = p->B, *bias = p->bias, *below = p->below;
+    REAL *C = (REAL *)p->C + first;
+    vec sums[TILE_ROWS][TILE_VECTORS], columns[TILE_VECTORS];
+    A += form == ALONG_STRIPS ? row / LANES * p->a_next + row % LANES : row * a_row;
     UNROLL for (int r = 0; r < n_rows; r++)
         UNROLL for (int v = 0; v < n_vectors; v++)
-            sums[r][v] = p->begins ? splat(0) : load(C + r * p->c_row + v * p->c_vector);
-    for (ptrdiff_t segment = 0; segment < p->n_segments; segment++) {
-        const REAL *A = (const REAL *)p->A + segment * p->a_segment;
-        const ptrdiff_t length = segment + 1 < p->n_segments ? p->length : p->last;
-        if (p->a_segment) /* the next tile's rows begin far away from what the processor foresees */
+            sums[r][v] = p->begins ? splat(0) : load(C + r * c_row + v * LANES);
+    for (ptrdiff_t start = 0; start < p->n_terms; start += segment, A += p->a_next) {
+        const REAL *a = A, *stop = A + (segment < p->n_terms - start ? segment : p->n_terms - start) * a_k;
+        if (form == ACROSS_STRIPS) /* the next tile's rows begin far away from what the processor foresees */
             UNROLL for (int r = 0; r < n_rows; r++)
                 PREFETCH(A + (n_rows + r) * a_row);
-        for (ptrdiff_t k = 0; k < length; k++, A += a_k, B += b_k) {
+        for (; a < stop; a += a_k, B += b_k) {
             UNROLL for (int v = 0; v < n_vectors; v++)
                 columns[v] = load(B + v * b_vector);
             UNROLL for (int r = 0; r < n_rows; r++) {
-                const vec x = splat(A[r * a_row]);
+                const vec x = splat(a[r * a_row]);
                 UNROLL for (int v = 0; v < n_vectors; v++)
                     sums[r][v] += x * columns[v];
             }
@@ -188,191 +210,234 @@ static INLINE void product_of(const int n_rows, const int n_vectors, const Produ
     }
     UNROLL for (int r = 0; r < n_rows; r++)
         UNROLL for (int v = 0; v < n_vectors; v++) {
-            const ptrdiff_t here = r * p->c_row + v * p->c_vector;
+            const ptrdiff_t here = r * c_row + v * LANES;
             vec z = sums[r][v];
-            if (bias && p->ends)
-                z += p->bias_by_column ? load(bias + v * LANES) : splat(bias[r]);
-            if (p->activation == RELU && p->ends)
-                z = below ? times_derivative(RELU, load(below + here), z) : act(RELU, z);
+            if (bias)
+                z += form == FEW_ROWS ? load(bias + v * LANES) : splat(bias[row + r]);
+            if (p->activation == RELU)
+                z = below ? times_derivative(RELU, load(below + first + here), z) : act(RELU, z);
             store(C + here, z);
         }
-    if (p->ends && p->activation != RELU && p->activation != IDENTITY && p->activation != SOFTMAX)
-        finish_product(n_rows, n_vectors, p);
+    if (p->activation != RELU && p->activation != IDENTITY)
+        finish_product(n_rows, n_vectors, p, row, c_row);
 }
 
-#define PRODUCT(rows, vectors)                                                                                         \
-    case rows * (TILE_VECTORS + 1) + vectors:                                                                          \
-        product_of(rows, vectors, p);                                                                                  \
+static INLINE void product_of(const int form, const int n_vectors, const Product *p) {
+    Product fixed = *p; /* the stores cannot change it */
+    ptrdiff_t row = 0;
+    if (!fixed.ends)
+        fixed.bias = NULL, fixed.activation = IDENTITY;
+#define TILE(rows) product_tile(form, rows, n_vectors, &fixed, row)
+    EACH_TILE(TILE, row, fixed.n_rows)
+#undef TILE
+}
+
+#define EACH_TILE_WIDTH(WIDTH, option) WIDTH(option, 1) WIDTH(option, 2) WIDTH(option, 3)
+
+#define PRODUCT(form, vectors)                                                                                         \
+    case form * (TILE_VECTORS + 1) + vectors:                                                                          \
+        product_of(form, vectors, p);                                                                                  \
         break;
 
-static void product(ptrdiff_t n_rows, ptrdiff_t n_vectors, const Product *p) {
-    switch (n_rows * (TILE_VECTORS + 1) + n_vectors) {
-#if MAX_ROWS == 8
-        PRODUCT(8, 1) PRODUCT(8, 2) PRODUCT(8, 3)
-#endif
-        PRODUCT(4, 1) PRODUCT(4, 2) PRODUCT(4, 3)
-        PRODUCT(2, 1) PRODUCT(2, 2) PRODUCT(2, 3)
-        PRODUCT(1, 1) PRODUCT(1, 2) PRODUCT(1, 3)
+static void product(int form, ptrdiff_t n_vectors, const Product *p) {
+    switch (form * (TILE_VECTORS + 1) + n_vectors) {
+        EACH_TILE_WIDTH(PRODUCT, ALONG_STRIPS)
+        EACH_TILE_WIDTH(PRODUCT, ACROSS_STRIPS)
+        EACH_TILE_WIDTH(PRODUCT, FEW_ROWS)
     }
 }
 
 /* ---------------------------------------------------------------------------------------------- optimisers */
 
-#define keep_gradient JOIN(keep_gradient, REAL)
-#define descend JOIN(descend, REAL)
-#define descend_with_momentum JOIN(descend_with_momentum, REAL)
-#define descend_by_adam JOIN(descend_by_adam, REAL)
+#define Rates JOIN(Rates, REAL)
+#define rates_of JOIN(rates_of, REAL)
 #define apply_rule JOIN(apply_rule, REAL)
 #define apply_flat JOIN(apply_flat, REAL)
 #define apply JOIN(apply, REAL)
-#define finish_update JOIN(finish_update, REAL)
-#define finish JOIN(finish, REAL)
+#define Waiting JOIN(Waiting, REAL)
+#define finish_vector JOIN(finish_vector, REAL)
+#define prefetch_tile JOIN(prefetch_tile, REAL)
+#define update_tile JOIN(update_tile, REAL)
 #define update_of JOIN(update_of, REAL)
 #define update JOIN(update, REAL)
 
-/* What stood there is not even read where `keep` is 0: it may be NaN. */
-static INLINE void keep_gradient(const Step *step, vec g, ptrdiff_t n, REAL *grad) {
-    if (step->keep != 0)
-        g += (REAL)step->keep * load_part(grad, n);
-    store_part(grad, n, g);
+/* A Step as vectors. They stay in memory, where an operation reads them for nothing: the registers are for sums. */
+typedef struct {
+    vec scale, l2, keep, rate, momentum, beta_1, rest_1, beta_2, rest_2, epsilon, kept;
+} Rates;
+
+static INLINE void rates_of(const Step *step, double scale, Rates *rates) {
+    rates->scale = splat((REAL)scale), rates->l2 = splat((REAL)step->l2), rates->keep = splat((REAL)step->keep);
+    rates->rate = splat((REAL)step->rate), rates->momentum = splat((REAL)step->momentum);
+    rates->beta_1 = splat((REAL)step->beta_1), rates->rest_1 = splat((REAL)(1 - step->beta_1));
+    rates->beta_2 = splat((REAL)step->beta_2), rates->rest_2 = splat((REAL)(1 - step->beta_2));
+    rates->epsilon = splat((REAL)step->epsilon), rates->kept = splat((REAL)(1 - step->decay));
+    IN_MEMORY(rates);
 }
 
-static INLINE void descend(const Step *step, vec g, ptrdiff_t n, REAL *param) {
-    store_part(param, n, load_part(param, n) - (REAL)step->rate * g);
-}
-
-static INLINE void descend_with_momentum(const Step *step, const int nesterov, vec g, ptrdiff_t n, REAL *param,
-                                         REAL *velocity) {
-    const REAL momentum = (REAL)step->momentum, rate = (REAL)step->rate;
-    const vec v = momentum * load_part(velocity, n) - rate * g;
-    store_part(velocity, n, v);
-    store_part(param, n, load_part(param, n) + (nesterov ? momentum * v - rate * g : v));
-}
-
-static INLINE void descend_by_adam(const Step *step, vec g, ptrdiff_t n, REAL *param, REAL *m, REAL *v) {
-    const vec m_new = (REAL)step->beta_1 * load_part(m, n) + (REAL)(1 - step->beta_1) * g;
-    const vec v_new = (REAL)step->beta_2 * load_part(v, n) + (REAL)(1 - step->beta_2) * (g * g);
-    const vec kept = (REAL)(1 - step->decay) * load_part(param, n);
-    store_part(m, n, m_new);
-    store_part(v, n, v_new);
-    store_part(param, n, kept - (REAL)step->rate * m_new / (root(v_new) + (REAL)step->epsilon));
-}
-
-/* Apply an optimiser to the first n lanes of a vector of parameters; with NONE keep their gradient in `param`. */
-static INLINE void apply_rule(const int rule, const Step *step, vec g, ptrdiff_t n, REAL *param, REAL *m, REAL *v) {
-    if (rule == NONE)
-        keep_gradient(step, g, n, param);
-    else if (rule == SGD)
-        descend(step, g, n, param);
-    else if (rule == ADAM)
-        descend_by_adam(step, g, n, param, m, v);
-    else
-        descend_with_momentum(step, rule == NESTEROV, g, n, param, m);
-}
-
-static INLINE void apply_flat(const int rule, const Step *step, REAL scale, ptrdiff_t n, const REAL *grad, REAL *param,
+/* Apply an optimiser to the first n lanes of a vector of parameters; with NONE keep their gradient in `param`: there what
+ * stood is not even read if `keep` is 0, for it may be NaN. */
+static INLINE void apply_rule(const int rule, const Step *step, const Rates *rates, vec g, ptrdiff_t n, REAL *param,
                               REAL *m, REAL *v) {
-    const Step fixed = *step; /* the stores cannot change it */
+    if (rule == NONE) {
+        store_part(param, n, step->keep != 0 ? g + rates->keep * load_part(param, n) : g);
+    } else if (rule == SGD) {
+        store_part(param, n, load_part(param, n) - rates->rate * g);
+    } else if (rule == ADAM) {
+        const vec m_new = rates->beta_1 * load_part(m, n) + rates->rest_1 * g;
+        const vec v_new = rates->beta_2 * load_part(v, n) + rates->rest_2 * (g * g);
+        const vec kept = rates->kept * load_part(param, n);
+        store_part(m, n, m_new);
+        store_part(v, n, v_new);
+        store_part(param, n, kept - rates->rate * m_new / (root(v_new) + rates->epsilon));
+    } else {
+        const vec velocity = rates->momentum * load_part(m, n) - rates->rate * g;
+        store_part(m, n, velocity);
+        store_part(param, n, load_part(param, n) + (rule == NESTEROV ? rates->momentum * velocity - rates->rate * g : velocity));
+    }
+}
+
+static INLINE void apply_flat(const int rule, const Step *step, const Rates *rates, ptrdiff_t n, const REAL *grad,
+                              REAL *param, REAL *m, REAL *v) {
     for (ptrdiff_t j = 0; j < n; j += LANES)
-        apply_rule(rule, &fixed, scale * load_part(grad + j, n - j), n - j, param + j, m + j, v + j);
+        apply_rule(rule, step, rates, rates->scale * load_part(grad + j, n - j), n - j, param + j, m + j, v + j);
 }
 
 #define EACH_RULE(RULE) RULE(NONE) RULE(SGD) RULE(MOMENTUM) RULE(NESTEROV) RULE(ADAM)
 
 #define APPLY(rule)                                                                                                    \
     case rule:                                                                                                         \
-        apply_flat(rule, step, (REAL)scale, n, grad, param, m, v);                                                     \
+        apply_flat(rule, step, &rates, n, grad, param, m, v);                                                          \
         break;
 
 static void apply(int rule, const Step *step, double scale, ptrdiff_t n, const void *grad, void *param, void *m,
                   void *v) {
+    Rates rates;
+    rates_of(step, scale, &rates);
     switch (rule) { EACH_RULE(APPLY) }
 }
 
-/* The optimiser on a tile whose sums lie in C, and the penalty's sum of squares. */
-static INLINE void finish_update(const int rule, ptrdiff_t n_rows, ptrdiff_t n_vectors, const Update *u, const REAL *C) {
-    const Step step = *u->step;
-    const REAL scale = (REAL)step.grad_scale, l2 = (REAL)step.l2;
-    vec squares = splat(0);
-    for (ptrdiff_t v = 0; v < n_vectors; v++)
-        for (ptrdiff_t r = 0; r < n_rows; r++, C += LANES) {
-            const ptrdiff_t here = v * u->w_vector + r * LANES;
-            vec g = load(C);
-            if (l2 != 0) {
-                const vec w = load((const REAL *)u->W + here);
-                g += l2 * w;
-                squares += w * w;
-            }
-            apply_rule(rule, &step, scale * g, LANES, (REAL *)u->param + here, (REAL *)u->m + here, (REAL *)u->v + here);
-        }
-    store(u->squares, load(u->squares) + squares);
+/* A tile whose sums are complete, and how many of its vectors the optimiser has taken. */
+typedef struct {
+    ptrdiff_t row, n_rows, n_vectors, taken;
+    vec sums[TILE_VECTORS * MAX_ROWS];
+} Waiting;
+
+/* The optimiser on the next vector of a tile that waits, and the penalty's sum of squares. */
+static INLINE void finish_vector(const int rule, const Step *step, const Rates *rates, const Update *u,
+                                 Waiting *tile) {
+    const ptrdiff_t v = tile->taken / MAX_ROWS, r = tile->taken % MAX_ROWS;
+    const ptrdiff_t here = v * u->w_vector + (tile->row + r) * LANES;
+    vec g = tile->sums[tile->taken];
+    if (step->l2 != 0) {
+        const vec w = load((const REAL *)u->W + here);
+        g += rates->l2 * w;
+        store(u->squares, load(u->squares) + w * w);
+    }
+    apply_rule(rule, step, rates, rates->scale * g, LANES, (REAL *)u->param + here, (REAL *)u->m + here,
+               (REAL *)u->v + here);
+    tile->taken += r + 1 < tile->n_rows ? 1 : MAX_ROWS - r;
 }
 
-#define FINISH(rule)                                                                                                   \
-    case rule:                                                                                                         \
-        finish_update(rule, n_rows, n_vectors, u, C);                                                                  \
-        break;
-
-static void finish(ptrdiff_t n_rows, ptrdiff_t n_vectors, const Update *u, const REAL *C) {
-    switch (u->rule) { EACH_RULE(FINISH) }
+/* What the optimiser will read of a tile, one array a panel. Weights alone come soon enough without. */
+static INLINE void prefetch_tile(const int rule, const int n_rows, const int n_vectors, const Update *u, ptrdiff_t row,
+                                 ptrdiff_t panel) {
+    const REAL *states[] = {u->param, u->m, u->v};
+    const ptrdiff_t n_states = rule == ADAM ? 3 : rule == MOMENTUM || rule == NESTEROV ? 2 : 0;
+    for (ptrdiff_t s = panel; s < n_states; s += u->batch.n_panels)
+        UNROLL for (int v = 0; v < n_vectors; v++)
+            UNROLL for (int r = 0; r < n_rows; r++)
+                PREFETCH(states[s] + v * u->w_vector + (row + r) * LANES);
 }
 
-static INLINE void update_of(const int n_rows, const int n_vectors, const Update *u) {
-    const Batch batch = u->batch;
-    const ptrdiff_t d_k = u->d_k, d_vector = u->d_vector, n_segments = batch.n_panels ? batch.n_panels : 1;
-    const REAL *A = u->a_prev, *D = u->delta;
-    vec sums[MAX_ROWS][TILE_VECTORS], columns[TILE_VECTORS];
-    ptrdiff_t rest = batch.n;
+/* While the sums of a tile are formed, the optimiser takes the tile before it, vector by vector: it waits for square
+ * roots and divisions, not for the units that multiply. */
+static INLINE void update_tile(const int rule, const int form, const int n_rows, const int n_vectors, const Step *step,
+                               const Rates *rates, const Update *u, ptrdiff_t row, Waiting *before) {
+    const ptrdiff_t a_row = form == FEW_ROWS ? 1 : PITCH, a_k = form == FEW_ROWS ? u->n_in : 1;
+    const ptrdiff_t d_k = form == FEW_ROWS ? u->d_next : LANES, d_vector = form == FEW_ROWS ? LANES : u->d_next;
+    const ptrdiff_t end = before->n_vectors * MAX_ROWS, pause = u->batch.n / (TILE_VECTORS * MAX_ROWS) + 1;
+    const REAL *A = (const REAL *)u->a_prev + row * a_row, *D = u->delta;
+    vec sums[TILE_ROWS][TILE_VECTORS], columns[TILE_VECTORS];
+    ptrdiff_t rest = u->batch.n, panel = 0;
     UNROLL for (int r = 0; r < n_rows; r++)
         UNROLL for (int v = 0; v < n_vectors; v++)
             sums[r][v] = splat(0);
-    for (ptrdiff_t segment = 0; segment < n_segments; segment++) {
-        const ptrdiff_t width = segment < batch.n_wide ? batch.width : batch.width - LANES;
-        const ptrdiff_t length = batch.n_panels && width < rest ? width : rest;
-        const ptrdiff_t a_row = batch.n_panels ? width : 1, a_k = batch.n_panels ? 1 : u->n_in;
-        const REAL *a = A + u->i * a_row;
-        for (ptrdiff_t k = 0; k < length; k++, a += a_k, D += d_k) {
-            UNROLL for (int v = 0; v < n_vectors; v++)
-                columns[v] = load(D + v * d_vector);
-            UNROLL for (int r = 0; r < n_rows; r++) {
-                const vec x = splat(a[r * a_row]);
+    while (rest > 0) {
+        const ptrdiff_t width = panel < u->batch.n_wide ? u->batch.width : u->batch.width - LANES;
+        const ptrdiff_t length = form == FEW_ROWS || rest < width ? rest : width;
+        const REAL *a = A, *last = A + length * a_k;
+        if (form != FEW_ROWS)
+            prefetch_tile(rule, n_rows, n_vectors, u, row + n_rows, panel);
+        while (a < last) {
+            const REAL *stop = rule == ADAM && last - a > pause * a_k ? a + pause * a_k : last;
+            for (; a < stop; a += a_k, D += d_k) {
                 UNROLL for (int v = 0; v < n_vectors; v++)
-                    sums[r][v] += x * columns[v];
+                    columns[v] = load(D + v * d_vector);
+                UNROLL for (int r = 0; r < n_rows; r++) {
+                    const vec x = splat(a[r * a_row]);
+                    UNROLL for (int v = 0; v < n_vectors; v++)
+                        sums[r][v] += x * columns[v];
+                }
             }
+            if (rule == ADAM && before->taken < end)
+                finish_vector(rule, step, rates, u, before);
         }
-        A += u->n_in * width;
+        A += u->n_in * PITCH;
         rest -= length;
+        panel++;
     }
-    if (u->rule == SGD && u->step->l2 == 0) {
-        const REAL rate = (REAL)(u->step->rate * u->step->grad_scale);
+    while (before->taken < end)
+        finish_vector(rule, step, rates, u, before);
+    if (rule == SGD && step->l2 == 0) {
         UNROLL for (int r = 0; r < n_rows; r++)
             UNROLL for (int v = 0; v < n_vectors; v++) {
-                REAL *w = (REAL *)u->param + v * u->w_vector + r * LANES;
-                store(w, load(w) - rate * sums[r][v]);
+                REAL *w = (REAL *)u->param + v * u->w_vector + (row + r) * LANES;
+                store(w, load(w) - rates->rate * (rates->scale * sums[r][v]));
             }
-    } else {
-        ALIGNED REAL C[MAX_ROWS * TILE_VECTORS * LANES];
-        UNROLL for (int v = 0; v < n_vectors; v++)
-            UNROLL for (int r = 0; r < n_rows; r++)
-                store(C + (v * n_rows + r) * LANES, sums[r][v]);
-        finish(n_rows, n_vectors, u, C);
+        return;
     }
+    UNROLL for (int v = 0; v < n_vectors; v++)
+        UNROLL for (int r = 0; r < n_rows; r++)
+            before->sums[v * MAX_ROWS + r] = sums[r][v];
+    before->row = row, before->n_rows = n_rows, before->n_vectors = n_vectors, before->taken = 0;
 }
 
-#define UPDATE(rows, vectors)                                                                                          \
-    case rows * (TILE_VECTORS + 1) + vectors:                                                                          \
-        update_of(rows, vectors, u);                                                                                   \
+static INLINE void update_of(const int rule, const int form, const int n_vectors, const Update *u) {
+    const Update fixed = *u; /* the stores cannot change it */
+    const Step step = *u->step;
+    ptrdiff_t row = fixed.first;
+    Rates rates;
+    Waiting last;
+    rates_of(&step, step.grad_scale, &rates);
+    last.row = last.n_rows = last.n_vectors = last.taken = 0;
+#define TILE(rows) update_tile(rule, form, rows, n_vectors, &step, &rates, &fixed, row, &last)
+    EACH_TILE(TILE, row, fixed.end)
+#undef TILE
+    while (last.taken < last.n_vectors * MAX_ROWS)
+        finish_vector(rule, &step, &rates, &fixed, &last);
+}
+
+#define UPDATE(rule)                                                                                                   \
+    case rule:                                                                                                         \
+        switch (form * (TILE_VECTORS + 1) + n_vectors) {                                                               \
+            EACH_TILE_WIDTH(UPDATE_STRIPS, rule)                                                                       \
+            EACH_TILE_WIDTH(UPDATE_ROWS, rule)                                                                         \
+        }                                                                                                              \
         break;
 
-static void update(ptrdiff_t n_rows, ptrdiff_t n_vectors, const Update *u) {
-    switch (n_rows * (TILE_VECTORS + 1) + n_vectors) {
-#if MAX_ROWS == 8
-        UPDATE(8, 1) UPDATE(8, 2) UPDATE(8, 3)
-#endif
-        UPDATE(4, 1) UPDATE(4, 2) UPDATE(4, 3)
-        UPDATE(2, 1) UPDATE(2, 2) UPDATE(2, 3)
-        UPDATE(1, 1) UPDATE(1, 2) UPDATE(1, 3)
-    }
+#define UPDATE_STRIPS(rule, vectors)                                                                                   \
+    case ACROSS_STRIPS * (TILE_VECTORS + 1) + vectors:                                                                 \
+        update_of(rule, ACROSS_STRIPS, vectors, u);                                                                    \
+        break;
+
+#define UPDATE_ROWS(rule, vectors)                                                                                     \
+    case FEW_ROWS * (TILE_VECTORS + 1) + vectors:                                                                      \
+        update_of(rule, FEW_ROWS, vectors, u);                                                                         \
+        break;
+
+static void update(int form, ptrdiff_t n_vectors, const Update *u) {
+    switch (u->rule) { EACH_RULE(UPDATE) }
 }
 
 /* ------------------------------------------------------------------------------------------- packed forms */
@@ -412,8 +477,8 @@ static INLINE void transpose_block(vec x[LANES]) {
 #endif
 }
 
-static void gather_panel(ptrdiff_t n, const void *X, const int64_t *order, ptrdiff_t n_rows, void *panel,
-                         ptrdiff_t width) {
+static void gather_panel(ptrdiff_t n, const void *X, const int64_t *order, ptrdiff_t n_rows, ptrdiff_t width,
+                         void *panel) {
     for (ptrdiff_t r = 0; r < width; r += LANES) {
         const REAL *rows[LANES];
         for (ptrdiff_t l = 0; l < LANES; l++) {
@@ -421,27 +486,27 @@ static void gather_panel(ptrdiff_t n, const void *X, const int64_t *order, ptrdi
             rows[l] = (const REAL *)X + (order ? order[row] : row) * n;
         }
         for (ptrdiff_t j = 0; j < n; j += LANES) {
-            REAL *target = (REAL *)panel + j * width + r;
+            REAL *target = (REAL *)panel + j * PITCH + r;
             vec block[LANES];
             UNROLL for (int l = 0; l < LANES; l++)
                 block[l] = load_part(rows[l] + j, n - j);
             transpose_block(block);
             UNROLL for (int l = 0; l < LANES; l++)
                 if (l < n - j)
-                    store(target + l * width, block[l]);
+                    store(target + l * PITCH, block[l]);
         }
     }
 }
 
-static void scatter_panel(ptrdiff_t n, const void *panel, ptrdiff_t width, ptrdiff_t n_rows, void *out, ptrdiff_t row,
-                          ptrdiff_t vector, int fill) {
+static void scatter_panel(ptrdiff_t n, const void *panel, ptrdiff_t n_rows, void *out, ptrdiff_t row, ptrdiff_t vector,
+                          int fill) {
     for (ptrdiff_t j = 0; j < n; j += LANES)
         for (ptrdiff_t r = 0; r < n_rows; r += LANES) {
-            const REAL *source = (const REAL *)panel + j * width + r;
+            const REAL *source = (const REAL *)panel + j * PITCH + r;
             REAL *target = (REAL *)out + r * row + j / LANES * vector;
             vec block[LANES];
             UNROLL for (int l = 0; l < LANES; l++)
-                block[l] = l < n - j ? load(source + l * width) : splat(0);
+                block[l] = l < n - j ? load(source + l * PITCH) : splat(0);
             transpose_block(block);
             UNROLL for (int l = 0; l < LANES; l++)
                 if (l < n_rows - r)
@@ -636,19 +701,19 @@ static void softmax_panel(ptrdiff_t n, ptrdiff_t width, void *panel) {
         for (int l = 0; l < LANES; l++)
             partial[l] = splat(0);
         for (ptrdiff_t j = 1; j < n; j++) {
-            const vec z = load(a + j * width);
+            const vec z = load(a + j * PITCH);
             largest = choose(z > largest, z, largest);
         }
         for (ptrdiff_t j = 0; j < n; j++) {
-            const vec e = exponential(load(a + j * width) - largest);
-            store(a + j * width, e);
+            const vec e = exponential(load(a + j * PITCH) - largest);
+            store(a + j * PITCH, e);
             partial[j % LANES] += e;
         }
         UNROLL for (int half = LANES / 2; half; half /= 2)
             UNROLL for (int l = 0; l < half; l++)
                 partial[l] += partial[l + half];
         for (ptrdiff_t j = 0; j < n; j++)
-            store(a + j * width, load(a + j * width) / partial[0]);
+            store(a + j * PITCH, load(a + j * PITCH) / partial[0]);
     }
 }
 
@@ -728,21 +793,22 @@ static INLINE double output_panel_of(const int loss, ptrdiff_t n, ptrdiff_t widt
     for (ptrdiff_t r = 0; r < width; r += LANES) {
         const vec weights = weight ? load(weight + r) : splat(1);
         vec total = splat(0), mean = splat(0);
-        for (ptrdiff_t here = r; here < n * width; here += width) {
+        for (ptrdiff_t here = r; here < n * PITCH; here += PITCH) {
             const vec a_j = load(a + here), y_j = load(y + here), d = a_j - y_j;
             total += losses(loss, a_j, y_j);
             mean += d * a_j;
             store(delta + here, weights * d);
         }
         if (loss == SQUARED_ERROR && activation == SOFTMAX)
-            for (ptrdiff_t here = r; here < n * width; here += width) {
+            for (ptrdiff_t here = r; here < n * PITCH; here += PITCH) {
                 const vec a_j = load(a + here), d = a_j - load(y + here);
                 store(delta + here, weights * ((d - mean) * a_j));
             }
         sum += sum_lanes(first_lanes(weights * total, n_rows - r, 0));
     }
     if (loss == SQUARED_ERROR && activation != SOFTMAX)
-        through_activation(n * width, a, activation, delta);
+        for (ptrdiff_t j = 0; j < n; j++)
+            through_activation(width, a + j * PITCH, activation, delta + j * PITCH);
     return sum;
 }
 
@@ -766,7 +832,7 @@ static void sum_rows(ptrdiff_t n_rows, const void *A, ptrdiff_t row, void *sums)
 #define table JOIN(table, REAL)
 
 static const Tiles table = {
-    LANES,        MAX_ROWS,      product,      update,        pack,      unpack,   gather_panel,       scatter_panel,
+    LANES,        product,      update,        pack,      unpack,   gather_panel,       scatter_panel,
     list_nonzero, is_finite,     weighted_rows, row_products, add_outer, activate,  softmax,  softmax_panel,
     through_activation,          output_row,   output_panel,  sum_rows,  apply,
 };

@@ -5,8 +5,8 @@
  *
  * Packed forms, made once for a run so that every load of a product is a whole vector (L lanes):
  *   strips    weights (I, O) and what goes with them, as [O / L][I][L], filled up with zeros;
- *   panels    a batch (B, n) of many samples, as [panel][n][width]: a panel's samples stand side by side in 1 to
- *             TILE_VECTORS vectors, the last one's filled up with copies;
+ *   panels    a batch (B, n) of many samples, as [panel][n][TILE_VECTORS L]: a panel's samples stand side by side in 1
+ *             to TILE_VECTORS vectors, the last one's filled up with copies;
  *   rows      a batch of few samples, as [B][n], each row filled up to whole vectors. */
 #ifndef FASTBP_TILE_TABLE_H
 #define FASTBP_TILE_TABLE_H
@@ -26,67 +26,68 @@ typedef struct {
 
 enum { TILE_VECTORS = 3, ROW_VECTORS = 8 };
 
-/* How a batch of n samples is packed: in panels, the first n_wide of them `width` wide and the others one vector less;
- * or, where n_panels is 0, in rows. */
+/* How a batch of n samples is packed: in panels, the first n_wide of them with `width` samples and the others with a
+ * vector less; or, where n_panels is 0, in rows. */
 typedef struct {
     ptrdiff_t n, n_panels, n_wide, width;
 } Batch;
 
-/* A tile of a forward or backward product, C[r, :] = sum_k A[r, k] B[k, :], and what is done to it while it stands in
- * registers. The sum ascends over k in one accumulator; k runs through n_segments of `length` terms, the last one of
- * `last`: from one segment to the next A jumps by a_segment, while B goes on. */
+/* Which operand A of a product is broadcast, row by row: weights in strips, whose rows are a strip's lanes (forward) or run
+ * across strips (backward); or a batch in rows, and then the strips are B. */
+enum { ALONG_STRIPS, ACROSS_STRIPS, FEW_ROWS };
+
+/* Rows of a forward or backward product, C[r, :] = sum_k A[r, k] B[k, :], and what is done to a tile of them while it
+ * stands in registers. The sum ascends over k in one accumulator. */
 typedef struct {
-    ptrdiff_t n_segments, length, last;
+    ptrdiff_t n_rows, n_terms;
     const void *A;
-    ptrdiff_t a_row, a_k, a_segment;
-    const void *B;
-    ptrdiff_t b_k, b_vector;
+    ptrdiff_t a_next; /* from strip to strip; FEW_ROWS: from row to row */
+    const void *B;    /* a panel; FEW_ROWS: strips */
+    ptrdiff_t b_next; /* FEW_ROWS: from strip to strip */
     void *C;
-    ptrdiff_t c_row, c_vector;
-    const void *bias; /* added, unless NULL: an element for each row of the tile or, with bias_vector, for each column */
-    int bias_by_column;
+    ptrdiff_t c_next;  /* FEW_ROWS: from row to row */
+    const void *bias;  /* added, unless NULL: an element for each row; FEW_ROWS: for each column */
     int activation;    /* act(z) or, with `below`, times act' in terms of the activations that stand there like C */
     const void *below; /* NULL in a forward product */
     int begins, ends;  /* whether the sums begin at 0, or go on from C, and whether they are complete */
 } Product;
 
-/* A tile of the update of a layer: the gradient of n_rows inputs from i on and some strips, and the optimiser. */
+/* Rows of the update of a layer: the gradient of the inputs from `first` to `end` and some strips, and the optimiser. */
 typedef struct {
     Batch batch;
-    ptrdiff_t n_in, i;
-    const void *a_prev;
-    const void *delta; /* in strips, or in rows */
-    ptrdiff_t d_k, d_vector;
+    ptrdiff_t n_in, first, end;
+    const void *a_prev; /* panels; FEW_ROWS: rows, n_in elements apart */
+    const void *delta;  /* strips; FEW_ROWS: rows */
+    ptrdiff_t d_next;   /* from strip to strip; FEW_ROWS: from row to row */
     int rule;
     const Step *step;
     const void *W;
-    void *param, *m, *v;
+    void *param, *m, *v; /* where the strips begin */
     ptrdiff_t w_vector;
     void *squares; /* one vector of sums of W^2, which grow unless l2 is 0 */
 } Update;
 
 typedef struct {
-    ptrdiff_t lanes;    /* L, elements of a vector register */
-    ptrdiff_t max_rows; /* rows of the largest tile; the others have 1, 2, 4 ... rows */
+    ptrdiff_t lanes; /* L, elements of a vector register */
 
-    /* n_rows is a power of two up to max_rows, n_vectors 1 to TILE_VECTORS. */
-    void (*product)(ptrdiff_t n_rows, ptrdiff_t n_vectors, const Product *product);
-    void (*update)(ptrdiff_t n_rows, ptrdiff_t n_vectors, const Update *update);
+    /* n_vectors is 1 to TILE_VECTORS. */
+    void (*product)(int form, ptrdiff_t n_vectors, const Product *product);
+    void (*update)(int form, ptrdiff_t n_vectors, const Update *update);
 
     /* Copy the rows of a matrix (n_rows, columns) to rows of whole vectors, filled up with zeros; and back. */
     void (*pack)(ptrdiff_t n_rows, ptrdiff_t columns, const void *from, ptrdiff_t from_row, void *to, ptrdiff_t to_row);
     void (*unpack)(ptrdiff_t n_rows, ptrdiff_t columns, const void *from, ptrdiff_t from_row, void *to,
                    ptrdiff_t to_row);
 
-    /* Transpose: n_rows vectors-to-be, the sample `order[r]` (or r, if order is NULL) of X (., n), become the columns of
-     * a panel [n][width]; from n_rows on the last one is repeated. */
-    void (*gather_panel)(ptrdiff_t n, const void *X, const int64_t *order, ptrdiff_t n_rows, void *panel,
-                         ptrdiff_t width);
+    /* Transpose: the samples order[0 .. n_rows] (or the first ones, if order is NULL) of X (., n) become the columns of a
+     * panel; from n_rows to width the last one is repeated. */
+    void (*gather_panel)(ptrdiff_t n, const void *X, const int64_t *order, ptrdiff_t n_rows, ptrdiff_t width,
+                         void *panel);
 
-    /* Transpose a panel [n][width]: sample r to out + r * row, in whole vectors filled up with zeros if `fill`; the next
-     * L units of a sample stand `vector` further on. */
-    void (*scatter_panel)(ptrdiff_t n, const void *panel, ptrdiff_t width, ptrdiff_t n_rows, void *out, ptrdiff_t row,
-                          ptrdiff_t vector, int fill);
+    /* Transpose a panel: sample r to out + r * row, in whole vectors filled up with zeros if `fill`; the next L units of a
+     * sample stand `vector` further on. */
+    void (*scatter_panel)(ptrdiff_t n, const void *panel, ptrdiff_t n_rows, void *out, ptrdiff_t row, ptrdiff_t vector,
+                          int fill);
 
     /* List the indices of the elements that are not 0, ascending; return how many. The list has room for n, in whole
      * vectors. */
@@ -126,7 +127,7 @@ typedef struct {
     double (*output_row)(ptrdiff_t n, int padded, int activation, int loss, const void *a, const void *y, double weight,
                          void *delta);
 
-    /* The same for a panel of n_rows samples, weights in a row of the panel's width or NULL. */
+    /* The same for a panel of n_rows samples, weights in a row of `width` or NULL. */
     double (*output_panel)(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, int activation, int loss, const void *a,
                            const void *y, const void *weight, void *delta);
 

@@ -7,6 +7,7 @@ cdef extern from "tile_table.h":
         SQUARED_ERROR, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, POISSON
         NONE, SGD, MOMENTUM, NESTEROV, ADAM
         TILE_VECTORS
+        ALONG_STRIPS, ACROSS_STRIPS, FEW_ROWS
 
     ctypedef struct Step:
         double grad_scale, loss_scale, l2, keep, rate, momentum, beta_1, beta_2, epsilon, decay
@@ -15,25 +16,24 @@ cdef extern from "tile_table.h":
         Py_ssize_t n, n_panels, n_wide, width
 
     ctypedef struct Product:
-        Py_ssize_t n_segments, length, last
+        Py_ssize_t n_rows, n_terms
         const void* A
-        Py_ssize_t a_row, a_k, a_segment
+        Py_ssize_t a_next
         const void* B
-        Py_ssize_t b_k, b_vector
+        Py_ssize_t b_next
         void* C
-        Py_ssize_t c_row, c_vector
+        Py_ssize_t c_next
         const void* bias
-        bint bias_by_column
         int activation
         const void* below
         bint begins, ends
 
     ctypedef struct Update:
         Batch batch
-        Py_ssize_t n_in, i
+        Py_ssize_t n_in, first, end
         const void* a_prev
         const void* delta
-        Py_ssize_t d_k, d_vector
+        Py_ssize_t d_next
         int rule
         const Step* step
         const void* W
@@ -44,9 +44,9 @@ cdef extern from "tile_table.h":
         void* squares
 
     ctypedef struct Tiles:
-        Py_ssize_t lanes, max_rows
-        void (*product)(Py_ssize_t n_rows, Py_ssize_t n_vectors, const Product* product) noexcept nogil
-        void (*update)(Py_ssize_t n_rows, Py_ssize_t n_vectors, const Update* update) noexcept nogil
+        Py_ssize_t lanes
+        void (*product)(int form, Py_ssize_t n_vectors, const Product* product) noexcept nogil
+        void (*update)(int form, Py_ssize_t n_vectors, const Update* update) noexcept nogil
         void (*pack)(
             Py_ssize_t n_rows, Py_ssize_t columns, const void* source, Py_ssize_t from_row, void* to, Py_ssize_t to_row
         ) noexcept nogil
@@ -54,11 +54,11 @@ cdef extern from "tile_table.h":
             Py_ssize_t n_rows, Py_ssize_t columns, const void* source, Py_ssize_t from_row, void* to, Py_ssize_t to_row
         ) noexcept nogil
         void (*gather_panel)(
-            Py_ssize_t n, const void* X, const int64_t* order, Py_ssize_t n_rows, void* panel, Py_ssize_t width
+            Py_ssize_t n, const void* X, const int64_t* order, Py_ssize_t n_rows, Py_ssize_t width, void* panel
         ) noexcept nogil
         void (*scatter_panel)(
-            Py_ssize_t n, const void* panel, Py_ssize_t width, Py_ssize_t n_rows, void* out, Py_ssize_t row,
-            Py_ssize_t vector, bint fill
+            Py_ssize_t n, const void* panel, Py_ssize_t n_rows, void* out, Py_ssize_t row, Py_ssize_t vector,
+            bint fill
         ) noexcept nogil
         Py_ssize_t (*list_nonzero)(Py_ssize_t n, const void* x, int32_t* list) noexcept nogil
         bint (*is_finite)(Py_ssize_t n, const void* x) noexcept nogil

@@ -51,10 +51,12 @@ static const double margin_double = DBL_EPSILON;
 #if defined(__GNUC__)
 #define ALIGNED __attribute__((aligned(64)))
 #define PREFETCH(p) __builtin_prefetch(p)
+#define IN_MEMORY(p) __asm__ volatile("" : : "r"(p) : "memory") /* the compiler must believe that others read *p */
 #define INLINE inline __attribute__((always_inline, unused))
 #else
 #define ALIGNED
 #define PREFETCH(p) (void)(p)
+#define IN_MEMORY(p) (void)(p)
 #define INLINE __inline
 #endif
 

@@ -16,7 +16,7 @@ TARGET_BEGIN("sse4.2,no-mmx")
 #define LANES_float 1
 #define LANES_double 1
 #endif
-#define MAX_ROWS 4
+#define TILE_ROWS 4
 
 #define REAL float
 #include "tile.h"

@@ -6,7 +6,7 @@ TARGET_BEGIN("avx2,fma")
 
 #define LANES_float 8
 #define LANES_double 4
-#define MAX_ROWS 4
+#define TILE_ROWS 4
 
 #define FIRST_float(n) _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
 #define FIRST_double(n) _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3))

@@ -6,7 +6,7 @@ TARGET_BEGIN("avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")
 
 #define LANES_float 16
 #define LANES_double 8
-#define MAX_ROWS 8
+#define TILE_ROWS 8
 
 #define FIRST(n) ((1u << (n)) - 1)
 #define LOAD_PART_float(p, n) _mm512_maskz_loadu_ps((__mmask16)FIRST(n), p)
