@@ -381,7 +381,7 @@ cdef void _backprop_delta(
 
 cdef double _linear_update(
     const Batch* batch, const real* a_prev, const real* delta, int rule, const Step* step, const Layer* layer,
-    const real* W, real* scratch
+    const real* W, Ahead* ahead, real* scratch
 ) noexcept nogil:
     """Apply ``rule`` to a layer, or keep its gradient with NONE; W is penalised. Return the sum of W^2, 0 without l2."""
     cdef const Tiles* cpu = tiles(delta)
@@ -394,7 +394,9 @@ cdef double _linear_update(
     cdef Update update
     memset(squares, 0, L * sizeof(real))
     update.batch, update.n_in, update.a_prev, update.rule, update.step = batch[0], n_in, a_prev, rule, step
-    update.first, update.end, update.w_vector, update.squares = 0, n_in, n_in * L, squares
+    update.first, update.end, update.w_vector, update.squares, update.ahead = 0, n_in, n_in * L, squares, ahead
+    if ahead != NULL:
+        _spread(ahead, ((n_in + L - 1) // L) * ((n_strips + TILE_VECTORS - 1) // TILE_VECTORS))
     if batch.n_panels:
         update.d_next, d_row = batch.n * L, L
         for p in range(batch.n_panels):
@@ -459,6 +461,7 @@ def _train_steps(
     cdef real* rest = &scratch[0]
     cdef Py_ssize_t s, start, n_rows, state, size = _place(&natural[0], &plan[0], plan.shape[0], rest)
     cdef bint skip_zeros
+    cdef Ahead ahead
     cdef Batch batch = _batch(batch_size, rest)
     for state in range(4):
         packed[state] = rest
@@ -470,16 +473,17 @@ def _train_steps(
             n_rows = min(batch_size, order.shape[0] - start)
             if n_rows != batch.n:
                 batch = _batch(n_rows, rest)
+            ahead.order, ahead.n_rows = &order[start] + n_rows, min(batch_size, order.shape[0] - start - n_rows)
             _train_step(
-                &natural[0], &plan[0], plan.shape[0], &batch, &steps[s], &sources, &order[start], skip_zeros, packed,
-                &work[0], rest, &losses[0]
+                &natural[0], &plan[0], plan.shape[0], &batch, &steps[s], &sources, &order[start], &ahead, skip_zeros,
+                packed, &work[0], rest, &losses[0]
             )
 
 
 cdef void _train_step(
     const Row* natural, const Row* plan, Py_ssize_t n_plan, const Batch* batch, const Step* step,
-    const Sources* sources, const int64_t* order, bint skip_zeros, real** states, real* work, real* scratch,
-    double* losses
+    const Sources* sources, const int64_t* order, Ahead* ahead, bint skip_zeros, real** states, real* work,
+    real* scratch, double* losses
 ) noexcept nogil:
     cdef double data_loss = 0, squares = 0
     cdef real* a_prev
@@ -487,12 +491,14 @@ cdef void _train_step(
     cdef real* delta
     cdef const Row* row
     cdef Layer layer
-    cdef Py_ssize_t r
+    cdef Py_ssize_t r, a_first = NONE
     for r in range(n_plan):
         row = &plan[r]
         a_prev, a, delta = work + row.a_prev, work + row.a, work + row.delta
         if row.op <= GATHER_CLASSES:
             _gather(row, sources, order, batch, a)
+            if row.op == GATHER_ROWS and row.source == FROM_X:
+                a_first, ahead.X, ahead.row_bytes = row.a, sources.X, row.n_out * sizeof(real)
         elif row.op == LINEAR_FORWARD:
             layer = _layer(row, states[0], states[0], states[0])
             _linear_forward(batch, a_prev, &layer, row.activation, skip_zeros, a, scratch)
@@ -506,10 +512,13 @@ cdef void _train_step(
             _backprop_delta(batch, delta, &layer, a_prev, row.activation, work + row.delta_prev, scratch)
         elif row.op == LINEAR_GRAD:
             layer = _layer(row, states[1], states[1], states[1])
-            squares += _linear_update(batch, a_prev, delta, NONE, step, &layer, states[0] + row.W, scratch)
+            squares += _linear_update(batch, a_prev, delta, NONE, step, &layer, states[0] + row.W, NULL, scratch)
         elif row.op == LINEAR_UPDATE:
             layer = _layer(row, states[0], states[2], states[3])
-            squares += _linear_update(batch, a_prev, delta, row.optimizer, step, &layer, states[0] + row.W, scratch)
+            squares += _linear_update(
+                batch, a_prev, delta, row.optimizer, step, &layer, states[0] + row.W,
+                ahead if row.a_prev == a_first else NULL, scratch
+            )
         elif row.op == OPTIMIZER_STEP:
             _optimizer_step(natural, plan, n_plan, row, step, states)
     losses[0] += step.loss_scale * data_loss
@@ -569,6 +578,13 @@ def _predict(
 
 
 # -------------------------------------------------------------------------------------- parts of the kernels
+
+
+cdef inline void _spread(Ahead* ahead, Py_ssize_t n_tiles) noexcept nogil:
+    """Begin to fetch the next samples with the tiles of an update."""
+    cdef Py_ssize_t n_lines = (ahead.n_rows * ahead.row_bytes + CACHE_LINE - 1) // CACHE_LINE
+    ahead.row = ahead.byte = 0
+    ahead.bytes = (n_lines + n_tiles - 1) // n_tiles * CACHE_LINE
 
 
 cdef inline Py_ssize_t _group(Py_ssize_t n_strips, Py_ssize_t strip) noexcept nogil:

@@ -247,7 +247,7 @@ def _update_by_hand(
             layer.m_W, layer.m_b = _take_weights(&rest, &layer, &m_W[0, 0]), _take_bias(&rest, &layer, &m_b[0], n_bias)
         if second:
             layer.v_W, layer.v_b = _take_weights(&rest, &layer, &v_W[0, 0]), _take_bias(&rest, &layer, &v_b[0], n_bias)
-        squares = _linear_update(&batch, below, error, rule, &step[0], &layer, weights, strips)
+        squares = _linear_update(&batch, below, error, rule, &step[0], &layer, weights, NULL, strips)
         _unpack_weights(&layer, <real*> layer.W, &param_W[0, 0])
         if moment:
             _unpack_weights(&layer, <real*> layer.m_W, &m_W[0, 0])

@@ -257,6 +257,7 @@ static void product(int form, ptrdiff_t n_vectors, const Product *p) {
 #define Waiting JOIN(Waiting, REAL)
 #define finish_vector JOIN(finish_vector, REAL)
 #define prefetch_tile JOIN(prefetch_tile, REAL)
+#define fetch_ahead JOIN(fetch_ahead, REAL)
 #define update_tile JOIN(update_tile, REAL)
 #define update_of JOIN(update_of, REAL)
 #define update JOIN(update, REAL)
@@ -350,6 +351,19 @@ static INLINE void prefetch_tile(const int rule, const int n_rows, const int n_v
                 PREFETCH(states[s] + v * u->w_vector + (row + r) * LANES);
 }
 
+static INLINE void fetch_ahead(Ahead *a) {
+    ptrdiff_t rest = a->bytes;
+    while (rest > 0 && a->row < a->n_rows) {
+        const char *x = (const char *)a->X + a->order[a->row] * a->row_bytes;
+        const ptrdiff_t stop = rest < a->row_bytes - a->byte ? a->byte + rest : a->row_bytes;
+        for (ptrdiff_t byte = a->byte; byte < stop; byte += CACHE_LINE)
+            PREFETCH(x + byte);
+        rest -= stop - a->byte;
+        a->byte = stop < a->row_bytes ? stop : 0;
+        a->row += stop == a->row_bytes;
+    }
+}
+
 /* While the sums of a tile are formed, the optimiser takes the tile before it, vector by vector: it waits for square
  * roots and divisions, not for the units that multiply. */
 static INLINE void update_tile(const int rule, const int form, const int n_rows, const int n_vectors, const Step *step,
@@ -360,6 +374,8 @@ static INLINE void update_tile(const int rule, const int form, const int n_rows,
     const REAL *A = (const REAL *)u->a_prev + row * a_row, *D = u->delta;
     vec sums[TILE_ROWS][TILE_VECTORS], columns[TILE_VECTORS];
     ptrdiff_t rest = u->batch.n, panel = 0;
+    if (u->ahead)
+        fetch_ahead(u->ahead);
     UNROLL for (int r = 0; r < n_rows; r++)
         UNROLL for (int v = 0; v < n_vectors; v++)
             sums[r][v] = splat(0);

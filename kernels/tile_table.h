@@ -24,7 +24,7 @@ typedef struct {
     double grad_scale, loss_scale, l2, keep, rate, momentum, beta_1, beta_2, epsilon, decay;
 } Step;
 
-enum { TILE_VECTORS = 3, ROW_VECTORS = 8 };
+enum { TILE_VECTORS = 3, ROW_VECTORS = 8, CACHE_LINE = 64 };
 
 /* How a batch of n samples is packed: in panels, the first n_wide of them with `width` samples and the others with a
  * vector less; or, where n_panels is 0, in rows. */
@@ -52,6 +52,15 @@ typedef struct {
     int begins, ends;  /* whether the sums begin at 0, or go on from C, and whether they are complete */
 } Product;
 
+/* The samples of the next mini-batch. With each tile of an update a few bytes of them are asked for: rows in random order are
+ * not foreseen, and would be waited for. */
+typedef struct {
+    const void *X;
+    const int64_t *order;
+    ptrdiff_t n_rows, row_bytes;
+    ptrdiff_t row, byte, bytes; /* where to go on, and how many bytes with each tile: whole cache lines */
+} Ahead;
+
 /* Rows of the update of a layer: the gradient of the inputs from `first` to `end` and some strips, and the optimiser. */
 typedef struct {
     Batch batch;
@@ -65,6 +74,7 @@ typedef struct {
     void *param, *m, *v; /* where the strips begin */
     ptrdiff_t w_vector;
     void *squares; /* one vector of sums of W^2, which grow unless l2 is 0 */
+    Ahead *ahead;  /* or NULL */
 } Update;
 
 typedef struct {

@@ -6,7 +6,7 @@ cdef extern from "tile_table.h":
         IDENTITY, RELU, LOGISTIC, TANH, SOFTMAX, EXP
         SQUARED_ERROR, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, POISSON
         NONE, SGD, MOMENTUM, NESTEROV, ADAM
-        TILE_VECTORS
+        TILE_VECTORS, CACHE_LINE
         ALONG_STRIPS, ACROSS_STRIPS, FEW_ROWS
 
     ctypedef struct Step:
@@ -28,6 +28,11 @@ cdef extern from "tile_table.h":
         const void* below
         bint begins, ends
 
+    ctypedef struct Ahead:
+        const void* X
+        const int64_t* order
+        Py_ssize_t n_rows, row_bytes, row, byte, bytes
+
     ctypedef struct Update:
         Batch batch
         Py_ssize_t n_in, first, end
@@ -42,6 +47,7 @@ cdef extern from "tile_table.h":
         void* v
         Py_ssize_t w_vector
         void* squares
+        Ahead* ahead
 
     ctypedef struct Tiles:
         Py_ssize_t lanes

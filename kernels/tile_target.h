@@ -51,6 +51,7 @@ static const double margin_double = DBL_EPSILON;
 #if defined(__GNUC__)
 #define ALIGNED __attribute__((aligned(64)))
 #define PREFETCH(p) __builtin_prefetch(p)
+
 #define IN_MEMORY(p) __asm__ volatile("" : : "r"(p) : "memory") /* the compiler must believe that others read *p */
 #define INLINE inline __attribute__((always_inline, unused))
 #else
