@@ -31,7 +31,7 @@ def as_features(X: Any, dtype: Any, n_features: int | None = None, *, check: boo
     ValueError
         If X is not a finite, numeric, non-empty (n, I) matrix.
     """
-    if check:
+    if check and not (is_ready(X, dtype) and is_finite(X)):
         X = _checked(X, dtype)
     if n_features is not None and X.shape[1] != n_features:
         raise ValueError(
@@ -81,8 +81,18 @@ def is_plain(array: Any, n_columns: int | None) -> bool:
         return False
     if array.shape[1:] != (() if n_columns is None else (n_columns,)):
         return False
+    return is_finite(array)
+
+
+def is_finite(array: NDArray[Any]) -> bool:
+    """Tell whether an array has no NaN and no infinity. False may also mean that its sum is too large."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(array.sum()))  # any NaN or infinity makes the sum one
+
+
+def is_ready(X: Any, dtype: Any) -> bool:
+    """Tell whether X is an array that kernels can take as it is, if its elements are finite."""
+    return type(X) is np.ndarray and X.dtype == dtype and X.ndim == 2 and X.size > 0 and X.flags.c_contiguous
 
 
 def label_matrix(y: Any, n: int, classes: NDArray[Any], *, all_occur: bool) -> NDArray[np.bool_] | None:

@@ -24,7 +24,7 @@ class Fixed:
     _fixed: tuple[str, ...] = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._fixed and name in self.__dict__:
+        if name in self._fixed and (name in self.__dict__ or hasattr(type(self), name)):
             kind = type(self).__name__
             raise AttributeError(
                 f"{kind}.{name} cannot be replaced; make a new {kind} (arrays may be changed in place)"

@@ -26,6 +26,11 @@ class Optimizer:
         """The kernels' update rule."""
         raise AttributeError(f"{type(self).__name__} has no update rule; use SGD, Adam or AdamW")
 
+    @property
+    def n_moments(self) -> int:
+        """How many numbers the rule keeps for each parameter."""
+        return {Rule.SGD: 0, Rule.ADAM: 2}.get(self.rule, 1)
+
     def step_values(self, t: int, n_steps: int) -> dict[str, Any]:
         """Return fields of `fastbp.kernels.STEP` for the steps t + 1 to t + n_steps."""
         return {"rate": self.learning_rate}

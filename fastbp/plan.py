@@ -85,11 +85,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Data:
-    """What a plan must know of the data: in which form samples and targets come."""
+    """What a plan must know of the data: in which form samples and targets come, and whether samples were checked."""
 
     sparse: bool = False
     classes: bool = False
     weighted: bool = False
+    checked: bool = True
 
 
 class _Builder:
@@ -124,7 +125,7 @@ class _Builder:
 
     def gather(self, data: Data) -> None:
         op = Op.GATHER_CSR_ROWS if data.sparse else Op.GATHER_ROWS
-        self.add(op, source=Source.X, n_out=self.layout.layer_sizes[0], a=self.a[0])
+        self.add(op, source=Source.X, finite=int(not data.checked), n_out=self.layout.layer_sizes[0], a=self.a[0])
 
     def forward(self, out: int) -> None:
         """Add the forward pass; the last layer writes to ``out``."""

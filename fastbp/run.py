@@ -42,6 +42,10 @@ class Pace:
         self.n_steps = max(1, min(fitting, 8 * self.n_steps))
 
 
+class NonFinite(ValueError):
+    """Samples that a kernel came upon are not finite."""
+
+
 class Run:
     """A plan bound to a backend and to the buffers of one fit.
 
@@ -56,13 +60,15 @@ class Run:
     ----------
     losses : ndarray of shape (3,)
         Of the last call of `steps`: the samples' losses, the L2 penalty, the number of steps done.
+    has_moments : bool
+        Whether the workspace holds the moments, newer than where their owner looks for them.
     """
 
     def __init__(self, backend: Backend, plan: Plan, buffers: Buffers, n_threads: int = 1) -> None:
         self.backend, self.plan, self.buffers, self.n_threads = backend, plan, buffers, n_threads
         self.pace = Pace(6 * plan.batch_size * buffers.params.size)
         self.losses = np.zeros(3)
-        self._packed = False
+        self.has_moments = self._packed = False
 
     def steps(
         self,
@@ -84,13 +90,18 @@ class Run:
             Called after every piece with the number of steps done; a true result ends the run.
         steps_to_cut : callable, optional
             From the number of steps done, how many may follow until a cut is wanted.
+
+        Raises
+        ------
+        NonFinite
+            Before a step whose samples are not finite.
         """
         batch_size, done = self.plan.batch_size, 0
         self.losses[:] = 0
         while done < len(table):
             if not self._packed:
-                self.backend.module.pack(self.plan.rows, self.buffers)
-                self._packed = True
+                self.backend.module.pack(self.plan.rows, self.buffers, not self.has_moments)
+                self.has_moments = self._packed = True
             count = min(self.pace.n_steps, len(table) - done)
             if steps_to_cut is not None:
                 count = min(count, steps_to_cut(done))
@@ -100,14 +111,33 @@ class Run:
             self.backend.module.train_steps(*piece, self.buffers, self.losses, self.n_threads)
             self.pace.observe(count, time.perf_counter() - start)
             done += count
+            if self.n_done < done:
+                raise NonFinite(f"X contains NaN or infinity among the samples of step {self.n_done}")
             if on_cut is not None and on_cut(done):
                 return
 
-    def sync(self) -> None:
-        """Write parameters and moments, or the gradient, to where their owner reads and may change them."""
-        if self._packed:
-            self.backend.module.unpack(self.plan.rows, self.buffers)
-            self._packed = False
+    def sync(self, moments: bool = True) -> None:
+        """Write parameters and moments, or the gradient, to where their owner reads and may change them.
+
+        Parameters
+        ----------
+        moments : bool
+            False leaves the moments in the workspace, for a `resume` there.
+        """
+        if self._packed or (moments and self.has_moments):
+            self.backend.module.unpack(self.plan.rows, self.buffers, moments)
+            self._packed, self.has_moments = False, self.has_moments and not moments
+
+    def discard(self) -> None:
+        """Forget what the steps did to parameters and moments; for backends that work on copies."""
+        self.has_moments = self._packed = False
+
+    def without_data(self) -> Run:
+        """Return a run that can be synced, and holds on to no samples."""
+        layout = self.buffers.X.shape[1], self.buffers.y.shape[1]
+        rest = Run(self.backend, self.plan, self.buffers._replace(**no_data(self.buffers.params.dtype, *layout)))
+        rest.has_moments = self.has_moments
+        return rest
 
     @property
     def n_done(self) -> int:

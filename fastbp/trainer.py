@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from . import kernels
 from .callbacks import Callback, History, TrainingState
-from .data import as_features, as_sample_weight, as_targets, is_sparse, n_samples
+from .data import as_features, as_sample_weight, as_targets, is_ready, is_sparse, n_samples
 from .losses import as_loss
 from .network import Fixed, Network
 from .optimizers import Optimizer, as_optimizer
 from .plan import Data, aligned_empty, run_buffers, training_plan
-from .run import PREDICTION_BATCH, Run, batch_scales, make_table
+from .run import PREDICTION_BATCH, NonFinite, Run, batch_scales, make_table
 
 
 class Trainer(Fixed):
@@ -92,15 +92,38 @@ class Trainer(Fixed):
         self.n_threads = None if n_threads is None else kernels.check_n_threads(n_threads)
         self.random_state = _as_generator(random_state)
         self.step = 0
-        self.m, self.v = (aligned_empty(network.n_parameters, network.dtype) for _ in range(2))
-        self.m[...] = self.v[...] = 0
+        self._m, self._v = (aligned_empty(network.n_parameters, network.dtype) for _ in range(2))
+        self._m[...] = self._v[...] = 0
         self._workspaces: list[dict[str, NDArray[Any]]] = [{}]  # the only one is away while a fit runs
+        self._last: Run | None = None  # whose workspace has newer moments
+        self._moments_are_known = False  # to others, who must find them up to date
 
     def __repr__(self) -> str:
         return (
             f"<fastbp.Trainer of {self.network!r}, loss {self.loss!r}, {self.optimizer!r}, "
             f"batch_size {self.batch_size}, {self.step} steps done, backend {self.backend!r}>"
         )
+
+    @property
+    def m(self) -> NDArray[Any]:
+        """First moments, or the velocity."""
+        self._publish_moments()
+        return self._m
+
+    @property
+    def v(self) -> NDArray[Any]:
+        """Second moments."""
+        self._publish_moments()
+        return self._v
+
+    def _publish_moments(self) -> None:
+        self._moments_are_known = True
+        self._sync_last()
+
+    def _sync_last(self) -> None:
+        if self._last is not None:
+            self._last.sync()
+            self._last = None
 
     def fit(
         self,
@@ -149,9 +172,10 @@ class Trainer(Fixed):
             If an argument is not as described (the network is then unchanged), or if training diverged.
         """
         _check_fit(epochs, alpha, reduction)
-        data = self._data(X, y, sample_weight)
-        validation = None if validation_data is None else self._data(*_as_pair(validation_data), None)
         callbacks = _with_progress(callbacks, progress)
+        on_the_way = self._checks_on_the_way(X) and not callbacks and validation_data is None
+        data = self._data(X, y, sample_weight, check=not on_the_way)
+        validation = None if validation_data is None else self._data(*_as_pair(validation_data), None)
         if not self.network.parameters.flags.writeable:
             raise ValueError("the network's parameters are read-only; set network.parameters.flags.writeable = True")
         try:
@@ -162,7 +186,9 @@ class Trainer(Fixed):
             ) from None
         with ExitStack() as ends:
             ends.callback(self._workspaces.append, workspace)
-            run = self._run(data, workspace)
+            run, first_step = self._run(data, workspace, not on_the_way), self.step
+            generator = self.random_state.bit_generator
+            generator_state = dict(generator.state) if on_the_way else {}
             state = TrainingState(self, n_epochs=int(epochs), step=self.step)
             for callback in callbacks:
                 callback.on_train_begin(state)
@@ -172,8 +198,14 @@ class Trainer(Fixed):
                     self._epoch(run, state, callbacks, shuffle, alpha, reduction, validation)
             except KeyboardInterrupt:
                 warnings.warn("Training interrupted by user.", stacklevel=2)
+            except NonFinite:
+                run.discard()
+                self.step, generator.state = first_step, generator_state
+                as_features(X, self.network.dtype)  # says what is wrong
+                raise
             finally:
-                run.sync()
+                run.sync(self._moments_are_known)
+                self._last = run.without_data() if run.has_moments else None
         if not np.isfinite(self.network.parameters).all():
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
@@ -196,27 +228,45 @@ class Trainer(Fixed):
         """
         return self._mean_loss(self._data(X, y, sample_weight))
 
-    def _data(self, X: Any, y: Any, sample_weight: Any) -> dict[str, NDArray[Any]]:
+    def _checks_on_the_way(self, X: Any) -> bool:
+        """Tell whether the kernels may look for NaN and infinity while they gather X, rather than we before.
+
+        That spares X a pass through memory. A run that comes upon one is given up, and changed nothing: its moments
+        must come from where they are kept, then, which is dear for large networks.
+        """
+        if not is_ready(X, self.network.dtype) or not kernels.backend(self.backend).module.PACKS:
+            return False
+        if self.optimizer.n_moments and X.size < 5 * self.optimizer.n_moments * self.network.n_parameters:
+            return False
+        self._sync_last()
+        return True
+
+    def _data(self, X: Any, y: Any, sample_weight: Any, check: bool = True) -> dict[str, NDArray[Any]]:
         """Return samples, targets and weights as the buffers of a run."""
         network = self.network
         n_inputs, n_outputs = network.layer_sizes[0], network.layer_sizes[-1]
-        data = as_features(X, network.dtype, n_inputs)
+        data = as_features(X, network.dtype, n_inputs, check=check)
         n = n_samples(data)
         output = network.activations[-1]
         data.update(as_targets(y, network.dtype, n, n_outputs, output, self.loss_code))
         data["sample_weight"] = as_sample_weight(sample_weight, network.dtype, n)
         return data
 
-    def _run(self, data: dict[str, NDArray[Any]], workspace: dict[str, NDArray[Any]]) -> Run:
+    def _run(self, data: dict[str, NDArray[Any]], workspace: dict[str, NDArray[Any]], checked: bool = True) -> Run:
         """Return the steps on some data; their workspace is kept in ``workspace`` for the next fit."""
         network, backend = self.network, kernels.backend(self.backend)
-        form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size))
+        form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size), checked)
         batch_size = min(self.batch_size, n_samples(data))
         plan = training_plan(network.layout, network.activations, self.loss_code, self.optimizer.rule, batch_size, form)
-        state = {"params": network.parameters, "m": self.m, "v": self.v}
+        state = {"params": network.parameters, "m": self._m, "v": self._v}
         buffers = run_buffers(plan, backend, data, state, workspace)
         workspace.update(work=buffers.work, scratch=buffers.scratch)
-        return Run(backend, plan, buffers, self.n_threads or 1)
+        run, last, self._last = Run(backend, plan, buffers, self.n_threads or 1), self._last, None
+        if last is not None and last.buffers.scratch is buffers.scratch:
+            run.has_moments = True
+        elif last is not None:
+            last.sync()
+        return run
 
     def _epoch(
         self,
@@ -256,7 +306,7 @@ class Trainer(Fixed):
         finally:
             self.step = state.step = first + run.n_done
         if callbacks or validation is not None:
-            run.sync()
+            run.sync(moments=bool(callbacks))
         n_seen = min(run.n_done * run.plan.batch_size, n)
         state.history.loss.append(float(run.losses[:2].sum()) / (n_seen if reduction == "mean" else 1))
         if validation is not None:
@@ -290,7 +340,7 @@ class Trainer(Fixed):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickle and copy keep: no workspace, and the moments without their unused surroundings."""
-        return {**self.__dict__, "m": self.m.copy(), "v": self.v.copy(), "_workspaces": [{}]}
+        return {**self.__dict__, "_m": self.m.copy(), "_v": self.v.copy(), "_workspaces": [{}], "_last": None}
 
 
 def _cut_points(callbacks: Sequence[Callback], first: int) -> Any:

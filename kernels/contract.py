@@ -34,8 +34,9 @@ OPERATIONS = (
 
 Beside them each backend has ``scratch_size(n_in, n_out, n_rows)`` and ``run_scratch_size(plan, n_rows)``: how many
 elements of private workspace an operation on a layer needs, and a walk of a plan. Calls of a module's ``train_steps``
-stand between ``pack(plan, buffers)`` and ``unpack(plan, buffers)``: from the one to the other, parameters and moments
-may lie elsewhere, in the backend's own form.
+stand between ``pack(plan, buffers)`` and ``unpack(plan, buffers)``: where `PACKS` is true, parameters and moments are
+worked on in ``scratch`` from the one to the other, in the backend's own form, and a run that is not unpacked changed
+nothing. With ``moments=False`` the two leave the moments where they are.
 """
 
 
@@ -102,6 +103,7 @@ PLAN_ROW = np.dtype(
             "loss",  # Loss
             "optimizer",  # Optimizer
             "source",  # Source
+            "finite",  # 1: the run ends before a step where what this row gathers is not all finite
             "n_in",  # inputs I of the layer; for OPTIMIZER_STEP the number of parameters
             "n_out",  # outputs O of the layer; for a gather the number of columns
             "a_prev",  # offset in work: activations below, (B, I)

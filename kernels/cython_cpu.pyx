@@ -38,7 +38,7 @@ cdef enum Source:
     FROM_X, FROM_Y, FROM_SAMPLE_WEIGHT
 
 cdef packed struct Row:
-    int64_t op, activation, loss, optimizer, source, n_in, n_out
+    int64_t op, activation, loss, optimizer, source, finite, n_in, n_out
     int64_t a_prev, a, saved, y, weight, W, b, delta, delta_prev, barrier
 
 cdef struct Sources:
@@ -102,16 +102,17 @@ def _used(plan):
     return True, bool(gradient), bool(rules & {MOMENTUM, NESTEROV, ADAM}), ADAM in rules
 
 
-def pack(plan, buffers):
+PACKS = True
+
+
+def pack(plan, buffers, moments=True):
     """Pack the parameters of a run, and what goes with them, into ``scratch``, where `train_steps` works on them."""
-    natural, packed = plan.copy(), plan.copy()
-    _pack(natural, packed, _used(plan), buffers.params, buffers.grads, buffers.m, buffers.v, buffers.scratch, False)
+    _pack(plan.copy(), plan.copy(), _used(plan), moments, *buffers[7:11], buffers.scratch, False)
 
 
-def unpack(plan, buffers):
+def unpack(plan, buffers, moments=True):
     """Write the parameters of a run, and what goes with them, back to where their owner looks for them."""
-    natural, packed = plan.copy(), plan.copy()
-    _pack(natural, packed, _used(plan), buffers.params, buffers.grads, buffers.m, buffers.v, buffers.scratch, True)
+    _pack(plan.copy(), plan.copy(), _used(plan), moments, *buffers[7:11], buffers.scratch, True)
 
 
 def gather_rows(const real[:, ::1] X, const int64_t[::1] order, real[:, ::1] out, int n_threads=1):
@@ -474,17 +475,19 @@ def _train_steps(
             if n_rows != batch.n:
                 batch = _batch(n_rows, rest)
             ahead.order, ahead.n_rows = &order[start] + n_rows, min(batch_size, order.shape[0] - start - n_rows)
-            _train_step(
+            if not _train_step(
                 &natural[0], &plan[0], plan.shape[0], &batch, &steps[s], &sources, &order[start], &ahead, skip_zeros,
                 packed, &work[0], rest, &losses[0]
-            )
+            ):
+                break
 
 
-cdef void _train_step(
+cdef bint _train_step(
     const Row* natural, const Row* plan, Py_ssize_t n_plan, const Batch* batch, const Step* step,
     const Sources* sources, const int64_t* order, Ahead* ahead, bint skip_zeros, real** states, real* work,
     real* scratch, double* losses
 ) noexcept nogil:
+    """Do a step; return False, and do nothing, if its samples are not finite."""
     cdef double data_loss = 0, squares = 0
     cdef real* a_prev
     cdef real* a
@@ -496,7 +499,8 @@ cdef void _train_step(
         row = &plan[r]
         a_prev, a, delta = work + row.a_prev, work + row.a, work + row.delta
         if row.op <= GATHER_CLASSES:
-            _gather(row, sources, order, batch, a)
+            if not _gather(row, sources, order, batch, a) and row.finite == 1:
+                return False
             if row.op == GATHER_ROWS and row.source == FROM_X:
                 a_first, ahead.X, ahead.row_bytes = row.a, sources.X, row.n_out * sizeof(real)
         elif row.op == LINEAR_FORWARD:
@@ -524,6 +528,7 @@ cdef void _train_step(
     losses[0] += step.loss_scale * data_loss
     losses[1] += step.loss_scale * 0.5 * step.l2 * squares
     losses[2] += 1
+    return True
 
 
 def _predict(

@@ -38,20 +38,24 @@ cdef inline Py_ssize_t _panel_rows(const Batch* batch, Py_ssize_t p, Py_ssize_t 
     return min(_panel_width(batch, p, lanes), batch.n - _panel_start(batch, p, lanes))
 
 
-cdef void _pack_batch(
+cdef bint _pack_batch(
     const Batch* batch, Py_ssize_t n, const real* X, const int64_t* order, real* out
 ) noexcept nogil:
-    """Pack the samples of X (., n) that ``order`` names, or the first ones if it is NULL."""
+    """Pack the samples of X (., n) that ``order`` names, or the first ones if it is NULL. Return whether all are finite."""
     cdef const Tiles* cpu = tiles(out)
     cdef Py_ssize_t L = cpu.lanes, row = _rounded(n, L), r, p, start
+    cdef bint finite = True, is_finite
     for r in range(batch.n if batch.n_panels == 0 else 0):
         cpu.pack(1, n, X + (r if order == NULL else order[r]) * n, n, out + r * row, row)
+        finite = cpu.is_finite(row, out + r * row) and finite
     for p in range(batch.n_panels):
         start = _panel_start(batch, p, L)
-        cpu.gather_panel(
+        is_finite = cpu.gather_panel(
             n, X if order != NULL else X + start * n, NULL if order == NULL else order + start,
             _panel_rows(batch, p, L), _panel_width(batch, p, L), out + p * n * TILE_VECTORS * L
         )
+        finite = finite and is_finite
+    return finite
 
 
 cdef void _unpack_batch(const Batch* batch, Py_ssize_t n, const real* packed, real* out) noexcept nogil:
@@ -76,16 +80,15 @@ cdef inline real* _at(const Batch* batch, Py_ssize_t n, real* packed, Py_ssize_t
     return packed + (p * n + j) * TILE_VECTORS * L + r - _panel_start(batch, p, L)
 
 
-cdef void _gather(
+cdef bint _gather(
     const Row* row, const Sources* sources, const int64_t* order, const Batch* batch, real* out
 ) noexcept nogil:
-    """Pack a batch of samples, targets or weights."""
+    """Pack a batch of samples, targets or weights; return whether dense ones are finite."""
     cdef Py_ssize_t L = tiles(out).lanes, n = row.n_out, r, e
     cdef const void* source
     if row.op == GATHER_ROWS:
         source = sources.X if row.source == FROM_X else (sources.y if row.source == FROM_Y else sources.sample_weight)
-        _pack_batch(batch, n, <const real*> source, order, out)
-        return
+        return _pack_batch(batch, n, <const real*> source, order, out)
     memset(out, 0, (batch.n_panels * n * TILE_VECTORS * L if batch.n_panels else batch.n * _rounded(n, L)) * sizeof(real))
     for r in range(batch.n):
         if row.op == GATHER_CLASSES:
@@ -93,22 +96,23 @@ cdef void _gather(
         else:
             for e in range(sources.X_indptr[order[r]], sources.X_indptr[order[r] + 1]):
                 _at(batch, n, out, r, sources.X_indices[e])[0] += (<const real*> sources.X_data)[e]
+    return True
 
 
-cdef void _pack_weights(const Layer* layer, const real* W, real* strips) noexcept nogil:
+cdef void _pack_weights(const Layer* layer, real* W, real* strips, bint back) noexcept nogil:
+    """Pack weights, or write them back: some rows at a time, whose pages and cache lines stay at hand for all strips."""
     cdef const Tiles* cpu = tiles(W)
-    cdef Py_ssize_t L = cpu.lanes, o = 0
-    while o < layer.n_out:
-        cpu.pack(layer.n_in, min(L, layer.n_out - o), W + o, layer.n_out, strips + o * layer.n_in, L)
-        o += L
-
-
-cdef void _unpack_weights(const Layer* layer, const real* strips, real* W) noexcept nogil:
-    cdef const Tiles* cpu = tiles(strips)
-    cdef Py_ssize_t L = cpu.lanes, o = 0
-    while o < layer.n_out:
-        cpu.unpack(layer.n_in, min(L, layer.n_out - o), strips + o * layer.n_in, L, W + o, layer.n_out)
-        o += L
+    cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_out = layer.n_out, i = 0, o, n_rows, columns
+    while i < n_in:
+        n_rows, o = min(L, n_in - i), 0
+        while o < n_out:
+            columns = min(L, n_out - o)
+            if back:
+                cpu.unpack(n_rows, columns, strips + o * n_in + i * L, L, W + i * n_out + o, n_out)
+            else:
+                cpu.pack(n_rows, columns, W + i * n_out + o, n_out, strips + o * n_in + i * L, L)
+            o += L
+        i += L
 
 
 cdef Py_ssize_t _place(const Row* natural, Row* packed, Py_ssize_t n_plan, const real* p) noexcept nogil:
@@ -146,10 +150,7 @@ cdef void _pack_state(
     for r in range(n_plan):
         if plan[r].op == LINEAR_FORWARD and _first_with(natural, natural[r].W) == r:
             layer, n_out = _layer(&plan[r], packed, packed, packed), plan[r].n_out
-            if back:
-                _unpack_weights(&layer, packed + plan[r].W, flat + natural[r].W)
-            else:
-                _pack_weights(&layer, flat + natural[r].W, packed + plan[r].W)
+            _pack_weights(&layer, flat + natural[r].W, packed + plan[r].W, back)
             if plan[r].b != NONE and back:
                 cpu.unpack(1, n_out, packed + plan[r].b, n_out, flat + natural[r].b, n_out)
             elif plan[r].b != NONE:
@@ -157,7 +158,7 @@ cdef void _pack_state(
 
 
 def _pack(
-    const Row[::1] natural, Row[::1] plan, used, real[::1] params, real[::1] grads, real[::1] m, real[::1] v,
+    const Row[::1] natural, Row[::1] plan, used, bint moments, real[::1] params, real[::1] grads, real[::1] m, real[::1] v,
     real[::1] scratch, bint back
 ):
     """Pack the flat buffers that are used one behind the other, or write them back."""
@@ -166,10 +167,10 @@ def _pack(
     cdef Py_ssize_t state, size = _place(&natural[0], &plan[0], plan.shape[0], packed)
     flat[0], flat[1], flat[2], flat[3] = &params[0], &grads[0], &m[0], &v[0]
     for state in range(4):
-        if used[state]:
+        if used[state] and (moments or state < 2):
             with nogil:
                 _pack_state(&natural[0], &plan[0], plan.shape[0], flat[state], packed, back)
-            packed += size
+        packed += size if used[state] else 0
 
 
 cdef inline Layer _layer(const Row* row, real* params, real* m, real* v) noexcept nogil:
@@ -204,7 +205,7 @@ cdef inline real* _take_batch(real** rest, const Batch* batch, Py_ssize_t n) noe
 cdef real* _take_weights(real** rest, const Layer* layer, const real* W) noexcept nogil:
     """Pack weights, or what goes with them."""
     cdef real* strips = _take(rest, layer.n_in * _rounded(layer.n_out, tiles(W).lanes))
-    _pack_weights(layer, W, strips)
+    _pack_weights(layer, <real*> W, strips, False)
     return strips
 
 
@@ -248,11 +249,11 @@ def _update_by_hand(
         if second:
             layer.v_W, layer.v_b = _take_weights(&rest, &layer, &v_W[0, 0]), _take_bias(&rest, &layer, &v_b[0], n_bias)
         squares = _linear_update(&batch, below, error, rule, &step[0], &layer, weights, NULL, strips)
-        _unpack_weights(&layer, <real*> layer.W, &param_W[0, 0])
+        _pack_weights(&layer, &param_W[0, 0], <real*> layer.W, True)
         if moment:
-            _unpack_weights(&layer, <real*> layer.m_W, &m_W[0, 0])
+            _pack_weights(&layer, &m_W[0, 0], <real*> layer.m_W, True)
         if second:
-            _unpack_weights(&layer, <real*> layer.v_W, &v_W[0, 0])
+            _pack_weights(&layer, &v_W[0, 0], <real*> layer.v_W, True)
         if n_bias:
             cpu.unpack(1, n_out, layer.b, n_out, &param_b[0], n_out)
         if n_bias and moment:

@@ -47,11 +47,14 @@ def run_scratch_size(plan, n_rows):
     return max((scratch_size(int(row["n_in"]), int(row["n_out"]), n_rows) for row in layers), default=0)
 
 
-def pack(plan, buffers):
+PACKS = False
+
+
+def pack(plan, buffers, moments=True):
     """Prepare the parameters of a run for `train_steps`: it takes them as they are."""
 
 
-def unpack(plan, buffers):
+def unpack(plan, buffers, moments=True):
     """Write back what `train_steps` changed: it stands there already."""
 
 
@@ -312,6 +315,8 @@ def _train_steps(
             W, b, has_bias = row.W, row.b, row.b != NONE
             if row.op <= Op.GATHER_CLASSES:
                 _gather(row, sources, csr, pointer(classes), batch, n_rows, a)
+                if row.finite == 1 and not _is_finite(a, n_rows * row.n_out):
+                    return
             elif row.op == Op.LINEAR_FORWARD:
                 weights = at(params, W), at(params, b), has_bias
                 _linear_forward(a_prev, *shape, *weights, row.activation, a, scratch)
@@ -403,6 +408,15 @@ def _tile(n_rows, n_vectors, K, A, a_row, a_k, B, b_k, C):
 def _tile_rows(remaining):
     """Return the most rows that a tile of the menu has and that remain."""
     return 8 if remaining >= 8 and MAX_ROWS == 8 else (4 if remaining >= 4 else (2 if remaining >= 2 else 1))
+
+
+@jit
+def _is_finite(x, n):
+    """Tell whether no element is infinite or NaN."""
+    zeros = splat(0.0, x)
+    for j in range(0, n, lanes(x)):
+        zeros = zeros + 0.0 * load_vector(at(x, j), n - j, 0)
+    return sum_lanes(zeros) == 0
 
 
 @jit

@@ -32,14 +32,15 @@ def run_scratch_size(plan: Array, n_rows: int) -> int:
     return 0
 
 
-def pack(plan: Array, buffers: Buffers) -> None:
-    """Prepare the parameters of a run, and what goes with them, for `train_steps`: nothing to do here.
-
-    A backend may keep them elsewhere, in another form, until `unpack`.
-    """
+PACKS = False
+"""Whether a run works on copies of its parameters, which `pack` makes and `unpack` writes back."""
 
 
-def unpack(plan: Array, buffers: Buffers) -> None:
+def pack(plan: Array, buffers: Buffers, moments: bool = True) -> None:
+    """Prepare the parameters of a run, and what goes with them, for `train_steps`: nothing to do here."""
+
+
+def unpack(plan: Array, buffers: Buffers, moments: bool = True) -> None:
     """Write what `train_steps` changed back to ``params, grads, m, v``: nothing to do here."""
 
 
@@ -404,7 +405,8 @@ def train_steps(
 
     Notes
     -----
-    Algorithm 9.1 and (9) of Cheng, Book 4.6. A run may be cut after any step without changing a bit.
+    Algorithm 9.1 and (9) of Cheng, Book 4.6. A run may be cut after any step without changing a bit. It ends before a
+    step whose samples are not all finite if the row that gathers them asks for that.
     """
     for s in range(len(steps)):
         batch = order[s * batch_size : (s + 1) * batch_size]
@@ -414,6 +416,8 @@ def train_steps(
             layer = _Layer(row, buffers, len(batch))
             if row["op"] <= Op.GATHER_CLASSES:
                 _gather(row, buffers, batch, layer.a)
+                if row["finite"] == 1 and not np.isfinite(layer.a).all():
+                    return
             elif row["op"] == Op.LINEAR_FORWARD:
                 weights = layer.W, layer.b
                 linear_forward(layer.a_prev, *weights, row["activation"], layer.a, layer.saved, buffers.scratch)

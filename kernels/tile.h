@@ -493,8 +493,9 @@ static INLINE void transpose_block(vec x[LANES]) {
 #endif
 }
 
-static void gather_panel(ptrdiff_t n, const void *X, const int64_t *order, ptrdiff_t n_rows, ptrdiff_t width,
-                         void *panel) {
+static int gather_panel(ptrdiff_t n, const void *X, const int64_t *order, ptrdiff_t n_rows, ptrdiff_t width,
+                        void *panel) {
+    vec zeros = splat(0);
     for (ptrdiff_t r = 0; r < width; r += LANES) {
         const REAL *rows[LANES];
         for (ptrdiff_t l = 0; l < LANES; l++) {
@@ -504,14 +505,17 @@ static void gather_panel(ptrdiff_t n, const void *X, const int64_t *order, ptrdi
         for (ptrdiff_t j = 0; j < n; j += LANES) {
             REAL *target = (REAL *)panel + j * PITCH + r;
             vec block[LANES];
-            UNROLL for (int l = 0; l < LANES; l++)
+            UNROLL for (int l = 0; l < LANES; l++) {
                 block[l] = load_part(rows[l] + j, n - j);
+                zeros += 0 * block[l];
+            }
             transpose_block(block);
             UNROLL for (int l = 0; l < LANES; l++)
                 if (l < n - j)
                     store(target + l * PITCH, block[l]);
         }
     }
+    return sum_lanes(zeros) == 0;
 }
 
 static void scatter_panel(ptrdiff_t n, const void *panel, ptrdiff_t n_rows, void *out, ptrdiff_t row, ptrdiff_t vector,

@@ -90,9 +90,9 @@ typedef struct {
                    ptrdiff_t to_row);
 
     /* Transpose: the samples order[0 .. n_rows] (or the first ones, if order is NULL) of X (., n) become the columns of a
-     * panel; from n_rows to width the last one is repeated. */
-    void (*gather_panel)(ptrdiff_t n, const void *X, const int64_t *order, ptrdiff_t n_rows, ptrdiff_t width,
-                         void *panel);
+     * panel; from n_rows to width the last one is repeated. Return whether no element is infinite or NaN. */
+    int (*gather_panel)(ptrdiff_t n, const void *X, const int64_t *order, ptrdiff_t n_rows, ptrdiff_t width,
+                        void *panel);
 
     /* Transpose a panel: sample r to out + r * row, in whole vectors filled up with zeros if `fill`; the next L units of a
      * sample stand `vector` further on. */

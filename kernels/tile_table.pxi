@@ -59,7 +59,7 @@ cdef extern from "tile_table.h":
         void (*unpack)(
             Py_ssize_t n_rows, Py_ssize_t columns, const void* source, Py_ssize_t from_row, void* to, Py_ssize_t to_row
         ) noexcept nogil
-        void (*gather_panel)(
+        bint (*gather_panel)(
             Py_ssize_t n, const void* X, const int64_t* order, Py_ssize_t n_rows, Py_ssize_t width, void* panel
         ) noexcept nogil
         void (*scatter_panel)(

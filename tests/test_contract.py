@@ -90,7 +90,7 @@ def test_plans_that_are_no_layers_are_refused(
 
 
 def test_backend_packs_and_unpacks(backend: kernels.Backend) -> None:
-    assert parameters(backend.module.pack) == parameters(backend.module.unpack) == ["plan", "buffers"]
+    assert parameters(backend.module.pack) == parameters(backend.module.unpack) == ["plan", "buffers", "moments"]
 
 
 @pytest.mark.parametrize("operation", kernels.OPERATIONS)

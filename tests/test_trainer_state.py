@@ -1,0 +1,123 @@
+"""What a fit leaves behind: nothing if its data are bad, and moments that stay true to every way to read them."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastbp
+from fastbp import kernels
+
+OPTIMIZERS = {"sgd": "sgd", "nesterov": fastbp.SGD(0.05, momentum=0.9, nesterov=True), "adam": "adam"}
+
+
+def make_trainer(backend: str, optimizer: Any = "adam", batch_size: int = 16, dtype: str = "float32") -> fastbp.Trainer:
+    net = fastbp.Network((7, 5, 3), dtype=dtype, random_state=0, backend=backend)
+    return fastbp.Trainer(net, optimizer=optimizer, batch_size=batch_size, backend=backend, random_state=0)
+
+
+def make_data(n: int, dtype: str = "float32") -> tuple[Any, Any]:
+    rng = np.random.default_rng(n)
+    return rng.normal(size=(n, 7)).astype(dtype), rng.integers(0, 3, n)
+
+
+def state_of(trainer: fastbp.Trainer) -> tuple[Any, ...]:
+    arrays = trainer.network.parameters.copy(), trainer.m.copy(), trainer.v.copy()
+    return *(array.tobytes() for array in arrays), trainer.step, str(trainer.random_state.bit_generator.state)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("n", [20, 3000])  # checked before the run, and while it gathers
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("batch_size", [1, 16, 4000])
+def test_samples_that_are_not_finite_change_nothing(
+    backend_name: str, optimizer: str, n: int, bad: float, batch_size: int
+) -> None:
+    X, y = make_data(n)
+    trainer = make_trainer(backend_name, OPTIMIZERS[optimizer], batch_size)
+    trainer.fit(X, y, epochs=2)
+    for where in (0, n // 2, n - 1):
+        before = state_of(copy.deepcopy(trainer))
+        damaged = X.copy()
+        damaged[where, where % 7] = bad
+        with pytest.raises(ValueError, match=r"contains (NaN|infinity)"):
+            trainer.fit(damaged, y, epochs=2)
+        assert state_of(copy.deepcopy(trainer)) == before
+    goes_on, anew = trainer.fit(X, y), make_trainer(backend_name, OPTIMIZERS[optimizer], batch_size)
+    assert anew.fit(X, y, epochs=3).loss[-1] == goes_on.loss[-1]
+    assert state_of(trainer) == state_of(anew)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 16])
+def test_steps_end_before_samples_that_are_not_finite(backend: kernels.Backend, batch: int) -> None:
+    """Seen through the kernels themselves: the steps before are done, those after are not."""
+    from fastbp.plan import Data, no_data, run_buffers, training_plan
+
+    net = fastbp.Network((7, 5, 3), random_state=0, backend=backend.name, dtype="float64")
+    X, y = make_data(5 * batch, "float64")
+    X[3 * batch, 2] = np.nan
+    plan = training_plan(
+        net.layout,
+        net.activations,
+        kernels.Loss.CROSS_ENTROPY,
+        kernels.Optimizer.SGD,
+        batch,
+        Data(classes=True, checked=False),
+    )
+    data = {**no_data(np.float64, 7, 3), "X": X, "classes": y.astype(np.int64)}
+    buffers = run_buffers(plan, backend, data, {"params": net.parameters})
+    losses = np.zeros(3)
+    steps = kernels.step_table(5, rate=0.1)
+    backend.train_steps(plan.rows, steps, np.arange(5 * batch), batch, buffers, losses)
+    assert losses[2] == 3
+    assert np.isfinite(net.parameters).all()
+    assert np.isfinite(losses).all()
+
+
+@pytest.mark.parametrize("optimizer", ["nesterov", "adam"])
+@pytest.mark.parametrize("sizes", [(20, 20), (3000, 3000), (20, 3000, 20), (3000, 20)])
+@pytest.mark.parametrize("look", [0, 1, 2])
+def test_moments_can_be_read_and_changed_between_fits(
+    backend_name: str, optimizer: str, sizes: tuple[int, ...], look: int
+) -> None:
+    """Whether and when somebody looks at the moments makes no difference, and what he writes there counts."""
+    watched, alone = (make_trainer(backend_name, OPTIMIZERS[optimizer]) for _ in range(2))
+    seen = None
+    for position, n in enumerate(sizes):
+        X, y = make_data(n)
+        if position == look:
+            seen = watched.m, watched.v
+        assert watched.fit(X, y).loss == alone.fit(X, y).loss
+    assert state_of(watched) == state_of(alone)
+    if seen is not None:
+        assert seen[0].tobytes() == alone.m.tobytes()
+        assert seen[1].tobytes() == alone.v.tobytes()
+    watched.m[...] = 0
+    watched.v[...] = 0
+    alone = make_trainer(backend_name, OPTIMIZERS[optimizer])
+    alone.network.parameters[...] = watched.network.parameters
+    alone.step, alone.random_state = watched.step, copy.deepcopy(watched.random_state)
+    assert watched.fit(*make_data(40)).loss == alone.fit(*make_data(40)).loss
+    assert state_of(watched) == state_of(alone)
+
+
+@pytest.mark.parametrize("how", [pickle.dumps, copy.deepcopy], ids=["pickle", "deepcopy"])
+def test_a_copy_taken_after_a_fit_has_its_moments(backend_name: str, how: Any) -> None:
+    X, y = make_data(20)
+    trainer = make_trainer(backend_name)
+    trainer.fit(X, y, epochs=3)
+    again = how(trainer)
+    again = pickle.loads(again) if isinstance(again, bytes) else again
+    assert trainer.fit(X, y).loss == again.fit(X, y).loss
+    assert state_of(trainer) == state_of(again)
+
+
+@pytest.mark.parametrize("name", ["m", "v", "network"])
+def test_moments_cannot_be_replaced(name: str) -> None:
+    trainer = make_trainer("numpy")
+    with pytest.raises(AttributeError, match=rf"Trainer\.{name} cannot be replaced"):
+        setattr(trainer, name, None)
