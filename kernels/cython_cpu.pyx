@@ -97,9 +97,10 @@ def _strips_size(n_in, n_out, n_rows):
 
 def _used(plan):
     """Return whether a plan uses params, grads, m and v."""
-    rules = {int(row["optimizer"]) for row in plan if row["op"] in (LINEAR_UPDATE, OPTIMIZER_STEP)}
-    gradient = np.isin(plan["op"], (LINEAR_GRAD, OPTIMIZER_STEP)).any()
-    return True, bool(gradient), bool(rules & {MOMENTUM, NESTEROV, ADAM}), ADAM in rules
+    ops = plan["op"].tolist()
+    rules = {rule for op, rule in zip(ops, plan["optimizer"].tolist()) if op in (LINEAR_UPDATE, OPTIMIZER_STEP)}
+    gradient = LINEAR_GRAD in ops or OPTIMIZER_STEP in ops
+    return True, gradient, bool(rules & {MOMENTUM, NESTEROV, ADAM}), ADAM in rules
 
 
 PACKS = True
@@ -393,6 +394,9 @@ cdef double _linear_update(
     cdef real* strips = scratch + 2 * L
     cdef double total = 0
     cdef Update update
+    if batch.n == 1 and rule == SGD and step.l2 == 0 and cpu.is_finite(n_out, delta):
+        _descend_one(a_prev, delta, step, layer, scratch)
+        return 0
     memset(squares, 0, L * sizeof(real))
     update.batch, update.n_in, update.a_prev, update.rule, update.step = batch[0], n_in, a_prev, rule, step
     update.first, update.end, update.w_vector, update.squares, update.ahead = 0, n_in, n_in * L, squares, ahead
@@ -408,15 +412,12 @@ cdef double _linear_update(
     else:
         update.n_in, update.d_next, strips = _rounded(n_in, L), n_strips * L, <real*> delta
         d_row, strip_size = update.d_next, L
-    if batch.n == 1 and rule == SGD and step.l2 == 0 and cpu.is_finite(n_out, delta):
-        _descend_one(a_prev, delta, step, layer, scratch)
-    else:
-        while strip < n_strips:
-            n_vectors, at = _group(n_strips, strip), strip * n_in * L
-            update.delta, update.W, update.param = strips + strip * strip_size, W + at, <real*> layer.W + at
-            update.m, update.v = <real*> layer.m_W + at, <real*> layer.v_W + at
-            cpu.update(ACROSS_STRIPS if batch.n_panels else FEW_ROWS, n_vectors, &update)
-            strip += n_vectors
+    while strip < n_strips:
+        n_vectors, at = _group(n_strips, strip), strip * n_in * L
+        update.delta, update.W, update.param = strips + strip * strip_size, W + at, <real*> layer.W + at
+        update.m, update.v = <real*> layer.m_W + at, <real*> layer.v_W + at
+        cpu.update(ACROSS_STRIPS if batch.n_panels else FEW_ROWS, n_vectors, &update)
+        strip += n_vectors
     if layer.b != NULL:
         for strip in range(n_strips):
             cpu.sum_rows(batch.n, strips + strip * strip_size, d_row, sums)
@@ -427,7 +428,7 @@ cdef double _linear_update(
             )
     if rule == ADAM and <real> step.epsilon == 0:
         _clear_filling(layer, L, <real*> layer.W, <real*> layer.b)
-    for i in range(L):
+    for i in range(L if step.l2 != 0 else 0):
         total += squares[i]
     return total
 
@@ -647,12 +648,15 @@ cdef void _descend_one(
 ) noexcept nogil:
     """Gradient descent on one sample: only the rows of W whose input is not 0 change."""
     cdef const Tiles* cpu = tiles(delta)
-    cdef int32_t* inputs = <int32_t*> (scratch + 2 * cpu.lanes)
+    cdef Py_ssize_t n = _rounded(layer.n_out, cpu.lanes)
+    cdef int32_t* inputs = <int32_t*> scratch
     cdef Py_ssize_t n_inputs = cpu.list_nonzero(layer.n_in, a_prev, inputs)
-    cpu.add_outer(
-        n_inputs, inputs, -step.rate * step.grad_scale, a_prev, delta, layer.W, layer.n_in,
-        _rounded(layer.n_out, cpu.lanes)
-    )
+    cdef double scale = -step.rate * step.grad_scale
+    cdef int32_t first = 0
+    cdef real one = 1
+    cpu.add_outer(n_inputs, inputs, scale, a_prev, delta, layer.W, layer.n_in, n)
+    if layer.b != NULL:
+        cpu.add_outer(1, &first, scale, &one, delta, layer.b, 1, n)
 
 
 cdef inline Py_ssize_t _list_all(Py_ssize_t n, int32_t* list) noexcept nogil:

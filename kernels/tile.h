@@ -29,6 +29,8 @@ typedef integer bits;
 #define as_real JOIN(as_real, REAL)
 #define choose JOIN(choose, REAL)
 #define first_lanes JOIN(first_lanes, REAL)
+#define lane_numbers JOIN(lane_numbers, REAL)
+#define upper JOIN(upper, REAL)
 #define sum_lanes JOIN(sum_lanes, REAL)
 #define largest_lane JOIN(largest_lane, REAL)
 
@@ -115,31 +117,43 @@ static INLINE vec choose(bits condition, vec yes, vec no) {
 static INLINE vec first_lanes(vec x, ptrdiff_t n, REAL fill) {
 #if HAS_VECTORS
     bits index;
-    UNROLL for (int j = 0; j < LANES; j++)
-        index[j] = j;
+    memcpy(&index, lane_numbers, sizeof index);
     return choose(index < (integer)(n < LANES ? n : LANES), x, splat(fill));
 #else
     return x;
 #endif
 }
 
+/* Lane j + half in lane j, for all j below half; what the other lanes hold does not matter. */
+static INLINE vec upper(vec x, int half) {
+#if HAS_VECTORS
+    bits index;
+    memcpy(&index, lane_numbers + half, sizeof index);
+    return SHUFFLE(x, index);
+#else
+    return x;
+#endif
+}
+
+#if HAS_VECTORS
+#define FIRST_LANE(x) (x)[0]
+#else
+#define FIRST_LANE(x) (x)
+#endif
+
 /* The upper half folded onto the lower one until one lane is left. */
 static INLINE REAL sum_lanes(vec x) {
-    ALIGNED REAL lanes[LANES];
-    store(lanes, x);
     UNROLL for (int half = LANES / 2; half; half /= 2)
-        UNROLL for (int j = 0; j < half; j++)
-            lanes[j] += lanes[j + half];
-    return lanes[0];
+        x += upper(x, half);
+    return FIRST_LANE(x);
 }
 
 static INLINE REAL largest_lane(vec x) {
-    ALIGNED REAL lanes[LANES];
-    store(lanes, x);
-    UNROLL for (int half = LANES / 2; half; half /= 2)
-        UNROLL for (int j = 0; j < half; j++)
-            lanes[j] = lanes[j + half] > lanes[j] ? lanes[j + half] : lanes[j];
-    return lanes[0];
+    UNROLL for (int half = LANES / 2; half; half /= 2) {
+        const vec y = upper(x, half);
+        x = choose(y > x, y, x);
+    }
+    return FIRST_LANE(x);
 }
 
 #include "tile_math.h"

@@ -31,11 +31,13 @@ static const double margin_double = DBL_EPSILON;
 #define TARGET_END PRAGMA(clang attribute pop)
 #define UNROLL PRAGMA(unroll)
 #define ZIP(half, a, b) __builtin_shufflevector(a, b, JOIN(half, LANES))
+#define SHUFFLE(x, index) __builtin_shufflevector(x, index)
 #elif defined(__GNUC__)
 #define TARGET_BEGIN(features) PRAGMA(GCC push_options) PRAGMA(GCC target(features))
 #define TARGET_END PRAGMA(GCC pop_options)
 #define UNROLL PRAGMA(GCC unroll 16)
 #define ZIP(half, a, b) __builtin_shuffle(a, b, (bits){JOIN(half, LANES)})
+#define SHUFFLE(x, index) __builtin_shuffle(x, index)
 #else
 #define UNROLL
 #endif
@@ -60,6 +62,10 @@ static const double margin_double = DBL_EPSILON;
 #define IN_MEMORY(p) (void)(p)
 #define INLINE __inline
 #endif
+
+static const integer_float lane_numbers_float[] = {0, 1, 2,  3,  4,  5,  6,  7,  8,  9,  10, 11,
+                                                   12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23};
+static const integer_double lane_numbers_double[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
 
 /* The lanes of the lower and the higher halves of two vectors, by turns. */
 #define LOW_2 0, 2
