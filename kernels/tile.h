@@ -29,6 +29,7 @@ typedef integer bits;
 #define as_real JOIN(as_real, REAL)
 #define choose JOIN(choose, REAL)
 #define first_lanes JOIN(first_lanes, REAL)
+#define any JOIN(any, REAL)
 #define lane_numbers JOIN(lane_numbers, REAL)
 #define upper JOIN(upper, REAL)
 #define sum_lanes JOIN(sum_lanes, REAL)
@@ -110,6 +111,20 @@ static INLINE vec choose(bits condition, vec yes, vec no) {
     return as_real((condition & as_bits(yes)) | (~condition & as_bits(no)));
 #else
     return condition ? yes : no;
+#endif
+}
+
+/* Whether a condition holds in any lane. */
+static INLINE int any(bits condition) {
+#ifdef ANY_LANE
+    return ANY_LANE(condition);
+#elif HAS_VECTORS
+    integer found = 0;
+    UNROLL for (int j = 0; j < LANES; j++)
+        found |= condition[j];
+    return found != 0;
+#else
+    return condition;
 #endif
 }
 
@@ -776,15 +791,18 @@ static void through_activation(ptrdiff_t n, const void *a, int activation, void 
 #define output_panel JOIN(output_panel, REAL)
 #define sum_rows JOIN(sum_rows, REAL)
 
-/* Losses, output by output. What weighs 0 is left out: 0 log 0 = 0. */
+/* Losses, output by output. What weighs 0 is left out, 0 log 0 = 0, and its logarithm not even taken where that holds for
+ * the whole vector: most targets are 0 or 1. */
 static INLINE vec losses(const int loss, vec a, vec y) {
     if (loss == SQUARED_ERROR)
         return (REAL)0.5 * ((a - y) * (a - y));
     if (loss == POISSON)
         return (a - y) + choose(y == 0, y / a, y * logarithm(y / a)); /* 0 / 0 is NaN, as in scikit-learn */
     const vec p = between(margin, a, 1 - margin);
-    vec sum = choose(y == 0, splat(0), -y * logarithm(p));
-    if (loss == BINARY_CROSS_ENTROPY)
+    vec sum = splat(0);
+    if (any(y != 0))
+        sum = choose(y == 0, sum, -y * logarithm(p));
+    if (loss == BINARY_CROSS_ENTROPY && any(y != 1))
         sum += choose(y == 1, splat(0), (y - 1) * logarithm(1 - p));
     return sum;
 }

@@ -14,6 +14,7 @@ TARGET_BEGIN("avx2,fma")
 #define LOAD_PART_double(p, n) _mm256_maskload_pd(p, FIRST_double(n))
 #define STORE_PART_float(p, n, x) _mm256_maskstore_ps(p, FIRST_float(n), x)
 #define STORE_PART_double(p, n, x) _mm256_maskstore_pd(p, FIRST_double(n), x)
+#define ANY_LANE(x) (!_mm256_testz_si256((__m256i)(x), (__m256i)(x)))
 #define ROOT_float(x) _mm256_sqrt_ps(x)
 #define ROOT_double(x) _mm256_sqrt_pd(x)
 

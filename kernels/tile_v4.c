@@ -13,6 +13,7 @@ TARGET_BEGIN("avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")
 #define LOAD_PART_double(p, n) _mm512_maskz_loadu_pd((__mmask8)FIRST(n), p)
 #define STORE_PART_float(p, n, x) _mm512_mask_storeu_ps(p, (__mmask16)FIRST(n), x)
 #define STORE_PART_double(p, n, x) _mm512_mask_storeu_pd(p, (__mmask8)FIRST(n), x)
+#define ANY_LANE(x) (_mm512_test_epi32_mask((__m512i)(x), (__m512i)(x)) != 0)
 #define ROOT_float(x) _mm512_sqrt_ps(x)
 #define ROOT_double(x) _mm512_sqrt_pd(x)
 
