@@ -22,18 +22,25 @@ static const double atanh_tail_double[] = {0.1308662614784010, 0.132687731386568
                                            0.1818179564013291, 0.2222222239171394, 0.2857142857080361,
                                            0.4000000000000088, 0.6666666666666667};
 
+/* q of the hyperbolic tangent. */
+static const float tanh_tail_float[] = {-6.6102277e-03f, 2.1309389e-02f, -5.390943e-02f, 1.3333113e-01f,
+                                        -3.333333e-01f};
+static const double tanh_tail_double[] = {-2.060276537636634e-05, 8.511313685577671e-05, -2.346347410887237e-04,
+                                          5.889360520074057e-04, -1.455661830100716e-03, 3.592110378689024e-03,
+                                          -8.863234397814355e-03, 2.1869488493666944e-02, -5.3968253967434016e-02,
+                                          1.3333333333332714e-01, -3.333333333333333e-01};
+
 /* Adding `shift`, 1.5 * 2^mantissa, rounds to a whole number. ln 2 comes in two parts, the first exact in products with
- * n. Beyond `lowest` and `highest` exp is 0 and infinite; beyond `saturated` tanh(x / 2) is 1. Below `smallest` numbers are
- * subnormal. `root_half` are the bits of sqrt(1/2). */
+ * n. Beyond `lowest` and `highest` exp is 0 and infinite. Below `smallest` numbers are subnormal. `root_half` are the bits of sqrt(1/2). */
 #define REDUCTION(REAL, integer)                                                                                       \
     struct {                                                                                                           \
-        REAL shift, log2_e, ln2_high, ln2_low, lowest, highest, saturated, smallest;                                   \
+        REAL shift, log2_e, ln2_high, ln2_low, lowest, highest, smallest;                                   \
         integer bias, mantissa, root_half;                                                                             \
     }
 static const REDUCTION(float, integer_float) reduction_float = {
-    12582912.0f, 1.44269504f, 0.693115234375f, 3.19461849e-05f, -104.0f, 89.0f, 20.0f, FLT_MIN, 127, 23, 0x3f3504f3};
+    12582912.0f, 1.44269504f, 0.693115234375f, 3.19461849e-05f, -104.0f, 89.0f, FLT_MIN, 127, 23, 0x3f3504f3};
 static const REDUCTION(double, integer_double) reduction_double = {
-    6755399441055744.0, 1.4426950408889634, 0.6931471803691238, 1.908214929270588e-10, -746.0, 710.0, 40.0, DBL_MIN, 1023, 52, 0x3fe6a09e667f3bcd};
+    6755399441055744.0, 1.4426950408889634, 0.6931471803691238, 1.908214929270588e-10, -746.0, 710.0, DBL_MIN, 1023, 52, 0x3fe6a09e667f3bcd};
 
 #endif
 
@@ -46,6 +53,7 @@ static const REDUCTION(double, integer_double) reduction_double = {
 #define logistic JOIN(logistic, REAL)
 #define atanh_tail JOIN(atanh_tail, REAL)
 #define logarithm JOIN(logarithm, REAL)
+#define tanh_tail JOIN(tanh_tail, REAL)
 #define hyperbolic_tangent JOIN(hyperbolic_tangent, REAL)
 #define act JOIN(act, REAL)
 #define times_derivative JOIN(times_derivative, REAL)
@@ -80,19 +88,22 @@ static INLINE vec exponential(vec x) {
     return (((r * r) * p + r) + 1) * power_of_two(half) * power_of_two(rest);
 }
 
+/* 1 / (1 + e), and then one step of Newton's for what the sum 1 + e lost. */
 static INLINE vec logistic(vec x) {
-    return 1 / (exponential(-x) + 1);
+    const vec e = exponential(-x), sum = 1 + e, inverse = 1 / sum;
+    const vec lost = choose(e > 1, splat(1), e) - (sum - choose(e > 1, e, splat(1)));
+    const vec better = inverse + inverse * ((1 - sum * inverse) - lost * inverse);
+    return choose(e < (REAL)INFINITY, better, inverse);
 }
 
-/* expm1(2 x) / (expm1(2 x) + 2) for |x|, where less cancels than for -|x|, and the sign of x. */
+/* x + x^3 q(x^2) near 0, else 1 - 2 / (exp(2 |x|) + 1) with the sign of x. */
 static INLINE vec hyperbolic_tangent(vec x) {
-    vec r, p;
     const bits sign = as_bits(x) & as_bits(splat(-(REAL)0));
-    const vec y = as_real(as_bits(x + x) ^ sign);
-    const vec n = reduce(choose(y > reduction.saturated, splat(reduction.saturated), y), &r, &p);
-    const vec power = power_of_two(n + reduction.shift);
-    const vec expm1 = power * ((r * r) * p) + (power * r + (power - 1));
-    return as_real(as_bits(expm1 / (expm1 + 2)) | sign);
+    const vec y = as_real(as_bits(x) ^ sign), square = y * y, large = 1 - 2 / (exponential(y + y) + 1);
+    vec q = splat(tanh_tail[0]);
+    UNROLL for (size_t k = 1; k < sizeof tanh_tail / sizeof *tanh_tail; k++)
+        q = q * square + tanh_tail[k];
+    return as_real(as_bits(choose(y < (REAL)0.55, y * (square * q) + y, large)) | sign);
 }
 
 static INLINE vec logarithm(vec x) {
