@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 
+import fastbp
+
 IMPORTS = """
 import time
 start = time.perf_counter(); import sklearn.neural_network
@@ -77,7 +79,7 @@ def main() -> None:
         program = FIRST_FIT.format(backend=backend)
         seconds(program)
         first = statistics.median(seconds(program) for _ in runs)
-        print(f"first fit on digits, backend {backend}, warm cache: {first:.3f} s")
+        print(f"first fit on digits, backend {backend} ({fastbp.kernels.resolve(backend)}), warm cache: {first:.3f} s")
     with tempfile.TemporaryDirectory() as cache:
         print(f"numba, cold cache, both dtypes, dense and CSR: {seconds(COLD_NUMBA, NUMBA_CACHE_DIR=cache):.1f} s")
     print(f"numba, slowest of 20 new architectures in a warm process: {seconds(ARCHITECTURES):.3f} s")
