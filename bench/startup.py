@@ -64,7 +64,7 @@ print(max(fit(rng.integers(1, 300, rng.integers(1, 4)).tolist()) for _ in range(
 
 def seconds(program: str, **environment: str) -> float:
     output = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-c", program], env={**os.environ, **environment}, capture_output=True, text=True, check=True
     )
     return float(output.stdout)
 
