@@ -20,7 +20,7 @@ SECONDS_BETWEEN_CUTS = 0.1
 PREDICTION_BATCH = 256
 """Rows that go through the network together in prediction: their activations stay in the second-level cache."""
 
-FLOPS_BEFORE_FIRST_CUT = 2e7
+FLOPS_BEFORE_FIRST_CUT = 1e8
 """Work to begin with, before it is known how long a step takes: some milliseconds."""
 
 
