@@ -388,18 +388,16 @@ cdef double _linear_update(
     """Apply ``rule`` to a layer, or keep its gradient with NONE; W is penalised. Return the sum of W^2, 0 without l2."""
     cdef const Tiles* cpu = tiles(delta)
     cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_out = layer.n_out, n_strips = (n_out + L - 1) // L
-    cdef Py_ssize_t i, strip = 0, p, n_vectors, at, d_row, strip_size = batch.n * L, pitch = TILE_VECTORS * L
-    cdef real* squares = scratch
-    cdef real* sums = scratch + L
-    cdef real* strips = scratch + 2 * L
-    cdef double total = 0
+    cdef Py_ssize_t strip = 0, p, n_vectors, at, d_row, strip_size = batch.n * L, pitch = TILE_VECTORS * L
+    cdef real* sums = scratch
+    cdef real* strips = scratch + L
+    cdef double squares = 0
     cdef Update update
     if batch.n == 1 and rule == SGD and step.l2 == 0 and cpu.is_finite(n_out, delta):
         _descend_one(a_prev, delta, step, layer, scratch)
         return 0
-    memset(squares, 0, L * sizeof(real))
     update.batch, update.n_in, update.a_prev, update.rule, update.step = batch[0], n_in, a_prev, rule, step
-    update.first, update.end, update.w_vector, update.squares, update.ahead = 0, n_in, n_in * L, squares, ahead
+    update.first, update.end, update.w_vector, update.squares, update.ahead = 0, n_in, n_in * L, &squares, ahead
     if ahead != NULL:
         _spread(ahead, ((n_in + L - 1) // L) * ((n_strips + TILE_VECTORS - 1) // TILE_VECTORS))
     if batch.n_panels:
@@ -428,9 +426,7 @@ cdef double _linear_update(
             )
     if rule == ADAM and <real> step.epsilon == 0:
         _clear_filling(layer, L, <real*> layer.W, <real*> layer.b)
-    for i in range(L if step.l2 != 0 else 0):
-        total += squares[i]
-    return total
+    return squares
 
 
 def _train_steps(

@@ -285,6 +285,7 @@ static void product(int form, ptrdiff_t n_vectors, const Product *p) {
 #define apply JOIN(apply, REAL)
 #define Waiting JOIN(Waiting, REAL)
 #define finish_vector JOIN(finish_vector, REAL)
+#define finish_tile JOIN(finish_tile, REAL)
 #define prefetch_tile JOIN(prefetch_tile, REAL)
 #define fetch_ahead JOIN(fetch_ahead, REAL)
 #define update_tile JOIN(update_tile, REAL)
@@ -347,13 +348,14 @@ static void apply(int rule, const Step *step, double scale, ptrdiff_t n, const v
     switch (rule) { EACH_RULE(APPLY) }
 }
 
-/* A tile whose sums are complete, and how many of its vectors the optimiser has taken. */
+/* A tile whose sums are complete, how many of its vectors the optimiser has taken, and the sums of W^2 of those and of all
+ * tiles before: many small sums lose less than a long one. */
 typedef struct {
     ptrdiff_t row, n_rows, n_vectors, taken;
-    vec sums[TILE_VECTORS * MAX_ROWS];
+    vec sums[TILE_VECTORS * MAX_ROWS], squares, squares_before;
 } Waiting;
 
-/* The optimiser on the next vector of a tile that waits, and the penalty's sum of squares. */
+/* The optimiser on the next vector of a tile that waits. */
 static INLINE void finish_vector(const int rule, const Step *step, const Rates *rates, const Update *u,
                                  Waiting *tile) {
     const ptrdiff_t v = tile->taken / MAX_ROWS, r = tile->taken % MAX_ROWS;
@@ -362,11 +364,18 @@ static INLINE void finish_vector(const int rule, const Step *step, const Rates *
     if (step->l2 != 0) {
         const vec w = load((const REAL *)u->W + here);
         g += rates->l2 * w;
-        store(u->squares, load(u->squares) + w * w);
+        tile->squares += w * w;
     }
     apply_rule(rule, step, rates, rates->scale * g, LANES, (REAL *)u->param + here, (REAL *)u->m + here,
                (REAL *)u->v + here);
     tile->taken += r + 1 < tile->n_rows ? 1 : MAX_ROWS - r;
+}
+
+static INLINE void finish_tile(const int rule, const Step *step, const Rates *rates, const Update *u, Waiting *tile) {
+    while (tile->taken < tile->n_vectors * MAX_ROWS)
+        finish_vector(rule, step, rates, u, tile);
+    tile->squares_before += tile->squares;
+    tile->squares = splat(0);
 }
 
 /* What the optimiser will read of a tile, one array a panel. Weights alone come soon enough without. */
@@ -432,8 +441,7 @@ static INLINE void update_tile(const int rule, const int form, const int n_rows,
         rest -= length;
         panel++;
     }
-    while (before->taken < end)
-        finish_vector(rule, step, rates, u, before);
+    finish_tile(rule, step, rates, u, before);
     if (rule == SGD && step->l2 == 0) {
         UNROLL for (int r = 0; r < n_rows; r++)
             UNROLL for (int v = 0; v < n_vectors; v++) {
@@ -456,11 +464,12 @@ static INLINE void update_of(const int rule, const int form, const int n_vectors
     Waiting last;
     rates_of(&step, step.grad_scale, &rates);
     last.row = last.n_rows = last.n_vectors = last.taken = 0;
+    last.squares = last.squares_before = splat(0);
 #define TILE(rows) update_tile(rule, form, rows, n_vectors, &step, &rates, &fixed, row, &last)
     EACH_TILE(TILE, row, fixed.end)
 #undef TILE
-    while (last.taken < last.n_vectors * MAX_ROWS)
-        finish_vector(rule, &step, &rates, &fixed, &last);
+    finish_tile(rule, &step, &rates, &fixed, &last);
+    *fixed.squares += sum_lanes(last.squares_before);
 }
 
 #define UPDATE(rule)                                                                                                   \

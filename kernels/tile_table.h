@@ -73,8 +73,8 @@ typedef struct {
     const void *W;
     void *param, *m, *v; /* where the strips begin */
     ptrdiff_t w_vector;
-    void *squares; /* one vector of sums of W^2, which grow unless l2 is 0 */
-    Ahead *ahead;  /* or NULL */
+    double *squares; /* the sum of W^2, added to unless l2 is 0 */
+    Ahead *ahead;    /* or NULL */
 } Update;
 
 typedef struct {

@@ -46,7 +46,7 @@ cdef extern from "tile_table.h":
         void* m
         void* v
         Py_ssize_t w_vector
-        void* squares
+        double* squares
         Ahead* ahead
 
     ctypedef struct Tiles:
