@@ -63,9 +63,9 @@ print(max(fit(rng.integers(1, 300, rng.integers(1, 4)).tolist()) for _ in range(
 
 
 def seconds(program: str, **environment: str) -> float:
-    output = subprocess.run(
-        [sys.executable, "-P", "-c", program], env={**os.environ, **environment}, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-P", "-c", program]
+    environment = {**os.environ, **environment}
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return float(output.stdout)
 
 
