@@ -124,8 +124,9 @@ class Run:
         moments : bool
             False leaves the moments in the workspace, for a `resume` there.
         """
-        if self._packed or (moments and self.has_moments):
-            self.backend.module.unpack(self.plan.rows, self.buffers, moments)
+        moments = moments and self.has_moments
+        if self._packed or moments:
+            self.backend.module.unpack(self.plan.rows, self.buffers, self._packed, moments)
             self._packed, self.has_moments = False, self.has_moments and not moments
 
     def discard(self) -> None:

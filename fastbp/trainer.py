@@ -186,9 +186,11 @@ class Trainer(Fixed):
             ) from None
         with ExitStack() as ends:
             ends.callback(self._workspaces.append, workspace)
+            if callbacks:  # they may look at the moments
+                self._sync_last()
             run, first_step = self._run(data, workspace, not on_the_way), self.step
             generator = self.random_state.bit_generator
-            generator_state = dict(generator.state) if on_the_way else {}
+            generator_state = dict(generator.state) if on_the_way or sample_weight is not None else {}
             state = TrainingState(self, n_epochs=int(epochs), step=self.step)
             for callback in callbacks:
                 callback.on_train_begin(state)
@@ -198,6 +200,10 @@ class Trainer(Fixed):
                     self._epoch(run, state, callbacks, shuffle, alpha, reduction, validation)
             except KeyboardInterrupt:
                 warnings.warn("Training interrupted by user.", stacklevel=2)
+            except ZeroDivisionError:
+                if state.epoch == 1:
+                    generator.state = generator_state
+                raise
             except NonFinite:
                 run.discard()
                 self.step, generator.state = first_step, generator_state

@@ -36,7 +36,8 @@ Beside them each backend has ``scratch_size(n_in, n_out, n_rows)`` and ``run_scr
 elements of private workspace an operation on a layer needs, and a walk of a plan. Calls of a module's ``train_steps``
 stand between ``pack(plan, buffers)`` and ``unpack(plan, buffers)``: where `PACKS` is true, parameters and moments are
 worked on in ``scratch`` from the one to the other, in the backend's own form, and a run that is not unpacked changed
-nothing. With ``moments=False`` the two leave the moments where they are.
+nothing. With ``moments=False`` the two leave the moments where they are, and with ``params=False`` `unpack` leaves
+parameters and gradients.
 """
 
 

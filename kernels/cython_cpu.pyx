@@ -108,12 +108,12 @@ PACKS = True
 
 def pack(plan, buffers, moments=True):
     """Pack the parameters of a run, and what goes with them, into ``scratch``, where `train_steps` works on them."""
-    _pack(plan.copy(), plan.copy(), _used(plan), moments, *buffers[7:11], buffers.scratch, False)
+    _pack(plan.copy(), plan.copy(), _used(plan), True, moments, *buffers[7:11], buffers.scratch, False)
 
 
-def unpack(plan, buffers, moments=True):
+def unpack(plan, buffers, params=True, moments=True):
     """Write the parameters of a run, and what goes with them, back to where their owner looks for them."""
-    _pack(plan.copy(), plan.copy(), _used(plan), moments, *buffers[7:11], buffers.scratch, True)
+    _pack(plan.copy(), plan.copy(), _used(plan), params, moments, *buffers[7:11], buffers.scratch, True)
 
 
 def gather_rows(const real[:, ::1] X, const int64_t[::1] order, real[:, ::1] out, int n_threads=1):

@@ -54,7 +54,7 @@ def pack(plan, buffers, moments=True):
     """Prepare the parameters of a run for `train_steps`: it takes them as they are."""
 
 
-def unpack(plan, buffers, moments=True):
+def unpack(plan, buffers, params=True, moments=True):
     """Write back what `train_steps` changed: it stands there already."""
 
 

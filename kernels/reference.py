@@ -40,7 +40,7 @@ def pack(plan: Array, buffers: Buffers, moments: bool = True) -> None:
     """Prepare the parameters of a run, and what goes with them, for `train_steps`: nothing to do here."""
 
 
-def unpack(plan: Array, buffers: Buffers, moments: bool = True) -> None:
+def unpack(plan: Array, buffers: Buffers, params: bool = True, moments: bool = True) -> None:
     """Write what `train_steps` changed back to ``params, grads, m, v``: nothing to do here."""
 
 

@@ -105,6 +105,73 @@ def test_moments_can_be_read_and_changed_between_fits(
     assert state_of(watched) == state_of(alone)
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("sizes", [(20, 20), (200, 20), (20, 200), (200, 200), (5, 20)])
+@pytest.mark.parametrize("event", ["m", "pickle", "deepcopy", "refused", "another trainer"])
+def test_parameters_written_between_fits_count(
+    backend_name: str, optimizer: str, sizes: tuple[int, int], event: str
+) -> None:
+    """Whatever happens to the moments, the network's parameters are their owner's between two fits."""
+    trainer, other = (make_trainer(backend_name, OPTIMIZERS[optimizer]) for _ in range(2))
+    trainer.fit(*make_data(sizes[0]))
+    written = np.random.default_rng(3).normal(size=trainer.network.n_parameters).astype("float32")
+    trainer.network.parameters[...] = written
+    if event == "m":
+        trainer.m.sum()
+    elif event == "refused":
+        with pytest.raises(ValueError, match="NaN"):
+            trainer.fit(np.full((sizes[1], 7), np.nan, "float32"), make_data(sizes[1])[1])
+    elif event == "another trainer":
+        helper = fastbp.Trainer(trainer.network, batch_size=16, backend=backend_name, random_state=1)
+        helper.fit(*make_data(30))
+        written = trainer.network.parameters.copy()
+    else:
+        {"pickle": pickle.dumps, "deepcopy": copy.deepcopy}[event](trainer)
+    np.testing.assert_array_equal(trainer.network.parameters, written)
+    other.fit(*make_data(sizes[0]))
+    other.m.sum()
+    other.network.parameters[...] = written
+    assert trainer.fit(*make_data(sizes[1])).loss == other.fit(*make_data(sizes[1])).loss
+    assert state_of(trainer) == state_of(other)
+
+
+@pytest.mark.parametrize("when", ["on_train_begin", "on_epoch_begin", "on_epoch_end"])
+@pytest.mark.parametrize("sizes", [(20, 20), (200, 20), (200, 200)])
+def test_callbacks_see_and_change_the_moments(backend_name: str, when: str, sizes: tuple[int, int]) -> None:
+    trainer, watched = (make_trainer(backend_name) for _ in range(2))
+    trainer.fit(*make_data(sizes[0]))
+    watched.fit(*make_data(sizes[0]))
+    expected = watched.m.copy()
+    seen: list[Any] = []
+
+    class Zero(fastbp.Callback):
+        pass
+
+    def look(self: Any, state: Any) -> None:
+        seen.append(state.trainer.m.copy())
+        state.trainer.m[...] = 0
+
+    setattr(Zero, when, look)
+    trainer.fit(*make_data(sizes[1]), callbacks=[Zero()])
+    if when != "on_epoch_end":
+        np.testing.assert_array_equal(seen[0], expected)
+        watched.m[...] = 0
+    watched.fit(*make_data(sizes[1]))
+    if when == "on_epoch_end":
+        np.testing.assert_array_equal(seen[0], watched.m)
+        watched.m[...] = 0
+    assert state_of(trainer) == state_of(watched)
+
+
+def test_weights_that_sum_to_zero_leave_the_generator(backend_name: str) -> None:
+    trainer, weights = make_trainer(backend_name), np.zeros(200)
+    weights[0] = 1
+    before = state_of(trainer)
+    with pytest.raises(ZeroDivisionError, match="sum to zero"):
+        trainer.fit(*make_data(200), sample_weight=weights)
+    assert state_of(trainer) == before
+
+
 @pytest.mark.parametrize("how", [pickle.dumps, copy.deepcopy], ids=["pickle", "deepcopy"])
 def test_a_copy_taken_after_a_fit_has_its_moments(backend_name: str, how: Any) -> None:
     X, y = make_data(20)
