@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -178,19 +178,12 @@ class Trainer(Fixed):
         validation = None if validation_data is None else self._data(*_as_pair(validation_data), None)
         if not self.network.parameters.flags.writeable:
             raise ValueError("the network's parameters are read-only; set network.parameters.flags.writeable = True")
-        try:
-            workspace = self._workspaces.pop()
-        except IndexError:
-            raise RuntimeError(
-                "this trainer is training already, in another thread or in a callback; make one for each"
-            ) from None
         with ExitStack() as ends:
-            ends.callback(self._workspaces.append, workspace)
-            if callbacks:  # they may look at the moments
+            workspace = ends.enter_context(self._workspace())
+            if callbacks or on_the_way:  # they look at the moments; a run that is given up finds them as they were
                 self._sync_last()
-            run, first_step = self._run(data, workspace, not on_the_way), self.step
-            generator = self.random_state.bit_generator
-            generator_state = dict(generator.state) if on_the_way or sample_weight is not None else {}
+            run = self._run(data, workspace, not on_the_way)
+            rewind = self._rewind()
             state = TrainingState(self, n_epochs=int(epochs), step=self.step)
             for callback in callbacks:
                 callback.on_train_begin(state)
@@ -202,11 +195,11 @@ class Trainer(Fixed):
                 warnings.warn("Training interrupted by user.", stacklevel=2)
             except ZeroDivisionError:
                 if state.epoch == 1:
-                    generator.state = generator_state
+                    rewind()
                 raise
             except NonFinite:
                 run.discard()
-                self.step, generator.state = first_step, generator_state
+                rewind()
                 as_features(X, self.network.dtype)  # says what is wrong
                 raise
             finally:
@@ -242,10 +235,31 @@ class Trainer(Fixed):
         """
         if not is_ready(X, self.network.dtype) or not kernels.backend(self.backend).module.PACKS:
             return False
-        if self.optimizer.n_moments and X.size < 5 * self.optimizer.n_moments * self.network.n_parameters:
-            return False
-        self._sync_last()
-        return True
+        return X.size >= 5 * self.optimizer.n_moments * self.network.n_parameters
+
+    @contextmanager
+    def _workspace(self) -> Iterator[dict[str, NDArray[Any]]]:
+        """Take the workspace of this trainer's last fit for as long as this one runs."""
+        try:
+            workspace = self._workspaces.pop()
+        except IndexError:
+            raise RuntimeError(
+                "this trainer is training already, in another thread or in a callback; make one for each"
+            ) from None
+        try:
+            yield workspace
+        finally:
+            self._workspaces.append(workspace)
+
+    def _rewind(self) -> Callable[[], None]:
+        """Return what sets the steps done, and the generator of the samples' order, to what they are now."""
+        step, generator = self.step, self.random_state.bit_generator
+        generator_state = generator.state
+
+        def rewind() -> None:
+            self.step, generator.state = step, generator_state
+
+        return rewind
 
     def _data(self, X: Any, y: Any, sample_weight: Any, check: bool = True) -> dict[str, NDArray[Any]]:
         """Return samples, targets and weights as the buffers of a run."""

@@ -1,0 +1,218 @@
+/* Optimisers, and the update of a layer tile by tile, for vectors of REAL; included by tile.h. */
+
+#define Rates JOIN(Rates, REAL)
+#define rates_of JOIN(rates_of, REAL)
+#define apply_rule JOIN(apply_rule, REAL)
+#define apply_flat JOIN(apply_flat, REAL)
+#define apply JOIN(apply, REAL)
+#define Waiting JOIN(Waiting, REAL)
+#define finish_vector JOIN(finish_vector, REAL)
+#define finish_tile JOIN(finish_tile, REAL)
+#define prefetch_tile JOIN(prefetch_tile, REAL)
+#define fetch_ahead JOIN(fetch_ahead, REAL)
+#define update_tile JOIN(update_tile, REAL)
+#define update_of JOIN(update_of, REAL)
+#define update JOIN(update, REAL)
+
+/* A Step as vectors. They stay in memory, where an operation reads them for nothing: the registers are for sums. */
+typedef struct {
+    vec scale, l2, keep, rate, momentum, beta_1, rest_1, beta_2, rest_2, epsilon, kept;
+} Rates;
+
+static INLINE void rates_of(const Step *step, double scale, Rates *rates) {
+    rates->scale = splat((REAL)scale), rates->l2 = splat((REAL)step->l2), rates->keep = splat((REAL)step->keep);
+    rates->rate = splat((REAL)step->rate), rates->momentum = splat((REAL)step->momentum);
+    rates->beta_1 = splat((REAL)step->beta_1), rates->rest_1 = splat((REAL)(1 - step->beta_1));
+    rates->beta_2 = splat((REAL)step->beta_2), rates->rest_2 = splat((REAL)(1 - step->beta_2));
+    rates->epsilon = splat((REAL)step->epsilon), rates->kept = splat((REAL)(1 - step->decay));
+    IN_MEMORY(rates);
+}
+
+/* Apply an optimiser to the first n lanes of a vector of parameters; with NONE keep their gradient in `param`: there what
+ * stood is not even read if `keep` is 0, for it may be NaN. */
+static INLINE void apply_rule(const int rule, const Step *step, const Rates *rates, vec g, ptrdiff_t n, REAL *param,
+                              REAL *m, REAL *v) {
+    if (rule == NONE) {
+        store_part(param, n, step->keep != 0 ? g + rates->keep * load_part(param, n) : g);
+    } else if (rule == SGD) {
+        store_part(param, n, load_part(param, n) - rates->rate * g);
+    } else if (rule == ADAM) {
+        const vec m_new = rates->beta_1 * load_part(m, n) + rates->rest_1 * g;
+        const vec v_new = rates->beta_2 * load_part(v, n) + rates->rest_2 * (g * g);
+        const vec kept = rates->kept * load_part(param, n);
+        store_part(m, n, m_new);
+        store_part(v, n, v_new);
+        store_part(param, n, kept - rates->rate * m_new / (root(v_new) + rates->epsilon));
+    } else {
+        const vec velocity = rates->momentum * load_part(m, n) - rates->rate * g;
+        const vec step_taken = rule == NESTEROV ? rates->momentum * velocity - rates->rate * g : velocity;
+        store_part(m, n, velocity);
+        store_part(param, n, load_part(param, n) + step_taken);
+    }
+}
+
+static INLINE void apply_flat(const int rule, const Step *step, const Rates *rates, ptrdiff_t n, const REAL *grad,
+                              REAL *param, REAL *m, REAL *v) {
+    for (ptrdiff_t j = 0; j < n; j += LANES)
+        apply_rule(rule, step, rates, rates->scale * load_part(grad + j, n - j), n - j, param + j, m + j, v + j);
+}
+
+#define EACH_RULE(RULE) RULE(NONE) RULE(SGD) RULE(MOMENTUM) RULE(NESTEROV) RULE(ADAM)
+
+#define APPLY(rule)                                                                                                    \
+    case rule:                                                                                                         \
+        apply_flat(rule, step, &rates, n, grad, param, m, v);                                                          \
+        break;
+
+static void apply(int rule, const Step *step, double scale, ptrdiff_t n, const void *grad, void *param, void *m,
+                  void *v) {
+    Rates rates;
+    rates_of(step, scale, &rates);
+    switch (rule) { EACH_RULE(APPLY) }
+}
+
+/* A tile whose sums are complete, how many of its vectors the optimiser has taken, and the sums of W^2 of those and of all
+ * tiles before: many small sums lose less than a long one. */
+typedef struct {
+    ptrdiff_t row, n_rows, n_vectors, taken;
+    vec sums[TILE_VECTORS * MAX_ROWS], squares, squares_before;
+} Waiting;
+
+/* The optimiser on the next vector of a tile that waits. */
+static INLINE void finish_vector(const int rule, const Step *step, const Rates *rates, const Update *u,
+                                 Waiting *tile) {
+    const ptrdiff_t v = tile->taken / MAX_ROWS, r = tile->taken % MAX_ROWS;
+    const ptrdiff_t here = v * u->w_vector + (tile->row + r) * LANES;
+    vec g = tile->sums[tile->taken];
+    if (step->l2 != 0) {
+        const vec w = load((const REAL *)u->W + here);
+        g += rates->l2 * w;
+        tile->squares += w * w;
+    }
+    apply_rule(rule, step, rates, rates->scale * g, LANES, (REAL *)u->param + here, (REAL *)u->m + here,
+               (REAL *)u->v + here);
+    tile->taken += r + 1 < tile->n_rows ? 1 : MAX_ROWS - r;
+}
+
+static INLINE void finish_tile(const int rule, const Step *step, const Rates *rates, const Update *u, Waiting *tile) {
+    while (tile->taken < tile->n_vectors * MAX_ROWS)
+        finish_vector(rule, step, rates, u, tile);
+    tile->squares_before += tile->squares;
+    tile->squares = splat(0);
+}
+
+/* What the optimiser will read of a tile, one array a panel. Weights alone come soon enough without. */
+static INLINE void prefetch_tile(const int rule, const int n_rows, const int n_vectors, const Update *u, ptrdiff_t row,
+                                 ptrdiff_t panel) {
+    const REAL *states[] = {u->param, u->m, u->v};
+    const ptrdiff_t n_states = rule == ADAM ? 3 : rule == MOMENTUM || rule == NESTEROV ? 2 : 0;
+    for (ptrdiff_t s = panel; s < n_states; s += u->batch.n_panels)
+        UNROLL for (int v = 0; v < n_vectors; v++)
+            UNROLL for (int r = 0; r < n_rows; r++)
+                PREFETCH(states[s] + v * u->w_vector + (row + r) * LANES);
+}
+
+static INLINE void fetch_ahead(Ahead *a) {
+    ptrdiff_t rest = a->bytes;
+    while (rest > 0 && a->row < a->n_rows) {
+        const char *x = (const char *)a->X + a->order[a->row] * a->row_bytes;
+        const ptrdiff_t stop = rest < a->row_bytes - a->byte ? a->byte + rest : a->row_bytes;
+        for (ptrdiff_t byte = a->byte; byte < stop; byte += CACHE_LINE)
+            PREFETCH(x + byte);
+        rest -= stop - a->byte;
+        a->byte = stop < a->row_bytes ? stop : 0;
+        a->row += stop == a->row_bytes;
+    }
+}
+
+/* While the sums of a tile are formed, the optimiser takes the tile before it, vector by vector: it waits for square
+ * roots and divisions, not for the units that multiply. */
+static INLINE void update_tile(const int rule, const int form, const int n_rows, const int n_vectors, const Step *step,
+                               const Rates *rates, const Update *u, ptrdiff_t row, Waiting *before) {
+    const ptrdiff_t a_row = form == FEW_ROWS ? 1 : PITCH, a_k = form == FEW_ROWS ? u->n_in : 1;
+    const ptrdiff_t d_k = form == FEW_ROWS ? u->d_next : LANES, d_vector = form == FEW_ROWS ? LANES : u->d_next;
+    const ptrdiff_t end = before->n_vectors * MAX_ROWS, pause = u->batch.n / (TILE_VECTORS * MAX_ROWS) + 1;
+    const REAL *A = (const REAL *)u->a_prev + row * a_row, *D = u->delta;
+    vec sums[TILE_ROWS][TILE_VECTORS], columns[TILE_VECTORS];
+    ptrdiff_t rest = u->batch.n, panel = 0;
+    if (u->ahead)
+        fetch_ahead(u->ahead);
+    UNROLL for (int r = 0; r < n_rows; r++)
+        UNROLL for (int v = 0; v < n_vectors; v++)
+            sums[r][v] = splat(0);
+    while (rest > 0) {
+        const ptrdiff_t width = panel < u->batch.n_wide ? u->batch.width : u->batch.width - LANES;
+        const ptrdiff_t length = form == FEW_ROWS || rest < width ? rest : width;
+        const REAL *a = A, *last = A + length * a_k;
+        if (form != FEW_ROWS)
+            prefetch_tile(rule, n_rows, n_vectors, u, row + n_rows, panel);
+        while (a < last) {
+            const REAL *stop = rule == ADAM && last - a > pause * a_k ? a + pause * a_k : last;
+            for (; a < stop; a += a_k, D += d_k) {
+                UNROLL for (int v = 0; v < n_vectors; v++)
+                    columns[v] = load(D + v * d_vector);
+                UNROLL for (int r = 0; r < n_rows; r++) {
+                    const vec x = splat(a[r * a_row]);
+                    UNROLL for (int v = 0; v < n_vectors; v++)
+                        sums[r][v] += x * columns[v];
+                }
+            }
+            if (rule == ADAM && before->taken < end)
+                finish_vector(rule, step, rates, u, before);
+        }
+        A += u->n_in * PITCH;
+        rest -= length;
+        panel++;
+    }
+    finish_tile(rule, step, rates, u, before);
+    if (rule == SGD && step->l2 == 0) {
+        UNROLL for (int r = 0; r < n_rows; r++)
+            UNROLL for (int v = 0; v < n_vectors; v++) {
+                REAL *w = (REAL *)u->param + v * u->w_vector + (row + r) * LANES;
+                store(w, load(w) - rates->rate * (rates->scale * sums[r][v]));
+            }
+        return;
+    }
+    UNROLL for (int v = 0; v < n_vectors; v++)
+        UNROLL for (int r = 0; r < n_rows; r++)
+            before->sums[v * MAX_ROWS + r] = sums[r][v];
+    before->row = row, before->n_rows = n_rows, before->n_vectors = n_vectors, before->taken = 0;
+}
+
+static INLINE void update_of(const int rule, const int form, const int n_vectors, const Update *u) {
+    const Update fixed = *u; /* the stores cannot change it */
+    const Step step = *u->step;
+    ptrdiff_t row = fixed.first;
+    Rates rates;
+    Waiting last;
+    rates_of(&step, step.grad_scale, &rates);
+    last.row = last.n_rows = last.n_vectors = last.taken = 0;
+    last.squares = last.squares_before = splat(0);
+#define TILE(rows) update_tile(rule, form, rows, n_vectors, &step, &rates, &fixed, row, &last)
+    EACH_TILE(TILE, row, fixed.end)
+#undef TILE
+    finish_tile(rule, &step, &rates, &fixed, &last);
+    *fixed.squares += sum_lanes(last.squares_before);
+}
+
+#define UPDATE(rule)                                                                                                   \
+    case rule:                                                                                                         \
+        switch (form * (TILE_VECTORS + 1) + n_vectors) {                                                               \
+            EACH_TILE_WIDTH(UPDATE_STRIPS, rule)                                                                       \
+            EACH_TILE_WIDTH(UPDATE_ROWS, rule)                                                                         \
+        }                                                                                                              \
+        break;
+
+#define UPDATE_STRIPS(rule, vectors)                                                                                   \
+    case ACROSS_STRIPS * (TILE_VECTORS + 1) + vectors:                                                                 \
+        update_of(rule, ACROSS_STRIPS, vectors, u);                                                                    \
+        break;
+
+#define UPDATE_ROWS(rule, vectors)                                                                                     \
+    case FEW_ROWS * (TILE_VECTORS + 1) + vectors:                                                                      \
+        update_of(rule, FEW_ROWS, vectors, u);                                                                         \
+        break;
+
+static void update(int form, ptrdiff_t n_vectors, const Update *u) {
+    switch (u->rule) { EACH_RULE(UPDATE) }
+}
