@@ -35,7 +35,7 @@ def info(options: argparse.Namespace) -> None:
                 "threads",
                 f"{usable} may be used; OMP_NUM_THREADS is {threads['OMP_NUM_THREADS'] or 'not set'}",
             ),
-            ("", f"fastbp uses {threads['fastbp_default']} unless n_threads is given"),
+            ("", f"fastbp takes up to {threads['fastbp_default']} unless n_threads is given"),
             ("backend auto", found["auto_backend"]),
         ]
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, kernels
+from .threads import available_threads
 
 _LIBRARIES = (
     "numpy",
@@ -106,15 +107,12 @@ def _cpu_features() -> list[str]:
 
 
 def _threads() -> dict[str, Any]:
-    """Return how many threads there could be; fastbp uses one where ``n_threads`` is not given."""
-    usable = os.cpu_count()
-    if hasattr(os, "sched_getaffinity"):
-        usable = len(os.sched_getaffinity(0))
+    """Return how many threads there could be, and how many fastbp takes at most where ``n_threads`` is not given."""
     return {
         "processors": os.cpu_count(),
-        "usable": usable,
+        "usable": kernels.usable_processors(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
-        "fastbp_default": kernels.check_n_threads(None),
+        "fastbp_default": available_threads(),
     }
 
 

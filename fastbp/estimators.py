@@ -70,7 +70,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         dtype = kernel_dtype(X, parameters)
         data = as_features(X, dtype, layout.layer_sizes[0], check=False)
         backend, params = kernels.backend(self.backend), as_flat(parameters, dtype)
-        return forward(backend, layout, self._activations(layout), params, data, self.n_threads or 1)
+        return forward(backend, layout, self._activations(layout), params, data, self.n_threads)
 
     def _layout(self) -> Layout:
         return Layout((len(self.coefs_[0]), *(np.shape(W)[-1] for W in self.coefs_)))

@@ -160,7 +160,7 @@ class Network(Fixed):
         """
         data = as_features(X, self.dtype, self.layer_sizes[0], check=check)
         backend = kernels.backend(self.backend)
-        return forward(backend, self.layout, self.activations, self.parameters, data, self.n_threads or 1)
+        return forward(backend, self.layout, self.activations, self.parameters, data, self.n_threads)
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Predict classes (softmax, logistic) or values.

@@ -76,11 +76,14 @@ class Plan:
         The largest mini-batch that the workspace holds.
     work_size : int
         Elements of ``work``.
+    flops : int
+        Floating-point operations of the matrix products of a mini-batch.
     """
 
     rows: NDArray[np.void]
     batch_size: int
     work_size: int
+    flops: int
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,11 @@ class _Builder:
             self.add(op, **row, optimizer=optimizer)
 
     def plan(self) -> Plan:
-        return Plan(np.concatenate(self.rows), self.batch_size, self.work_size)
+        rows = np.concatenate(self.rows)
+        products = rows[(rows["op"] >= Op.LINEAR_FORWARD) & (rows["op"] <= Op.LINEAR_UPDATE)]
+        products = products[products["op"] != Op.OUTPUT_DELTA]
+        flops = 2 * self.batch_size * int((products["n_in"] * products["n_out"]).sum())
+        return Plan(rows, self.batch_size, self.work_size, flops)
 
 
 @functools.lru_cache(maxsize=64)
@@ -259,8 +266,8 @@ def no_data(dtype: Any, n_features: int, n_outputs: int) -> dict[str, NDArray[An
 
 
 @functools.lru_cache(maxsize=64)
-def _scratch_size(backend: Backend, plan: Plan) -> int:
-    return backend.scratch_size(plan.rows, plan.batch_size)
+def _scratch_size(backend: Backend, plan: Plan, n_threads: int) -> int:
+    return backend.scratch_size(plan.rows, plan.batch_size, n_threads)
 
 
 def run_buffers(
@@ -268,6 +275,7 @@ def run_buffers(
     backend: Backend,
     data: dict[str, NDArray[Any]],
     state: dict[str, NDArray[Any]],
+    n_threads: int,
     spare: dict[str, NDArray[Any]] | None = None,
 ) -> Buffers:
     """Put a run's buffers together: the caller's data and parameters, and a workspace allocated here, once.
@@ -280,13 +288,14 @@ def run_buffers(
         As from `no_data`.
     state : dict
         ``params`` and, where the plan uses them, ``grads``, ``m`` and ``v``.
+    n_threads : int
     spare : dict, optional
         ``work`` and ``scratch`` of a run that has ended, taken where they fit: new memory may cost more than a run.
     """
     dtype = state["params"].dtype
     unused = state["params"][:0]
     state = {name: state.get(name, unused) for name in ("params", "grads", "m", "v")}
-    sizes = {"work": plan.work_size, "scratch": _scratch_size(backend, plan)}
+    sizes = {"work": plan.work_size, "scratch": _scratch_size(backend, plan, n_threads)}
     workspace = {name: _reuse((spare or {}).get(name), size, dtype) for name, size in sizes.items()}
     return Buffers(**data, **state, saved=np.empty(0, np.uint8), **workspace)
 

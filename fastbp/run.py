@@ -11,35 +11,15 @@ from numpy.typing import NDArray
 
 from .data import is_sparse, n_samples
 from .kernels import Activation, Backend, Buffers, step_table
+from .pace import Pace
 from .plan import Data, Layout, Plan, no_data, prediction_plan, run_buffers
-
-SECONDS_BETWEEN_CUTS = 0.1
-"""Python is entered again after this time or after one step, whichever is longer: for Ctrl-C, callbacks, progress."""
-
+from .threads import threads_for
 
 PREDICTION_BATCH = 256
 """Rows that go through the network together in prediction: their activations stay in the second-level cache."""
 
-FLOPS_BEFORE_FIRST_CUT = 1e8
-"""Work to begin with, before it is known how long a step takes: some milliseconds."""
-
-
-class Pace:
-    """How many steps fit between two cuts, from how long the last ones took.
-
-    Parameters
-    ----------
-    flops : float
-        Floating-point operations of a step.
-    """
-
-    def __init__(self, flops: float) -> None:
-        self.n_steps = max(1, int(FLOPS_BEFORE_FIRST_CUT / flops))
-
-    def observe(self, n_steps: int, seconds: float) -> None:
-        """Take note that ``n_steps`` took ``seconds``; grow at most eightfold at a time."""
-        fitting = int(n_steps * SECONDS_BETWEEN_CUTS / max(seconds, 1e-9))
-        self.n_steps = max(1, min(fitting, 8 * self.n_steps))
+FLOPS_WORTH_STARTING = 1e8
+"""Work of a prediction that is worth starting threads for."""
 
 
 class NonFinite(ValueError):
@@ -54,7 +34,8 @@ class Run:
     backend : Backend
     plan : Plan
     buffers : Buffers
-    n_threads : int
+    pace : Pace, optional
+        With the most threads to take; it may come from an earlier run of the same plan.
 
     Attributes
     ----------
@@ -64,9 +45,8 @@ class Run:
         Whether the workspace holds the moments, newer than where their owner looks for them.
     """
 
-    def __init__(self, backend: Backend, plan: Plan, buffers: Buffers, n_threads: int = 1) -> None:
-        self.backend, self.plan, self.buffers, self.n_threads = backend, plan, buffers, n_threads
-        self.pace = Pace(6 * plan.batch_size * buffers.params.size)
+    def __init__(self, backend: Backend, plan: Plan, buffers: Buffers, pace: Pace | None = None) -> None:
+        self.backend, self.plan, self.buffers, self.pace = backend, plan, buffers, pace or Pace(plan)
         self.losses = np.zeros(3)
         self.has_moments = self._packed = False
 
@@ -102,14 +82,15 @@ class Run:
             if not self._packed:
                 self.backend.module.pack(self.plan.rows, self.buffers, not self.has_moments)
                 self.has_moments = self._packed = True
-            count = min(self.pace.n_steps, len(table) - done)
+            count, n_threads = self.pace.next()
+            count = min(count, len(table) - done)
             if steps_to_cut is not None:
                 count = min(count, steps_to_cut(done))
             samples = order[done * batch_size : (done + count) * batch_size]
             start = time.perf_counter()
             piece = self.plan.rows, table[done : done + count], samples, batch_size
-            self.backend.module.train_steps(*piece, self.buffers, self.losses, self.n_threads)
-            self.pace.observe(count, time.perf_counter() - start)
+            self.backend.module.train_steps(*piece, self.buffers, self.losses, n_threads)
+            self.pace.observe(count, n_threads, time.perf_counter() - start)
             done += count
             if self.n_done < done:
                 raise NonFinite(f"X contains NaN or infinity among the samples of step {self.n_done}")
@@ -152,7 +133,7 @@ def forward(
     activations: tuple[Activation, ...],
     params: NDArray[Any],
     data: dict[str, NDArray[Any]],
-    n_threads: int = 1,
+    n_threads: int | None = None,
 ) -> NDArray[Any]:
     """Return the network's outputs for all samples.
 
@@ -176,7 +157,8 @@ def forward(
     batch_size = min(PREDICTION_BATCH, 1 << (n - 1).bit_length())  # few sizes: their plans are kept
     plan = prediction_plan(layout, activations, batch_size, Data(sparse=is_sparse(data)))
     data = {**no_data(params.dtype, n_inputs, n_outputs), **data}
-    buffers = run_buffers(plan, backend, data, {"params": params})
+    n_threads = threads_for(n_threads, plan.flops) if plan.flops * n >= FLOPS_WORTH_STARTING * batch_size else 1
+    buffers = run_buffers(plan, backend, data, {"params": params}, n_threads)
     out = np.empty((n, n_outputs), params.dtype)
     backend.module.predict(plan.rows, np.arange(n, dtype=np.int64), batch_size, buffers, out, n_threads)
     return out

@@ -25,8 +25,10 @@ from . import kernels
 from .data import as_features, is_sparse, n_samples
 from .kernels import Loss
 from .optimizers import SGD, Adam, Optimizer
+from .pace import Pace
 from .plan import Data, Layout, aligned_empty, gradient_plan, run_buffers, training_plan
 from .run import Run, batch_scales, make_table
+from .threads import threads_for
 
 log = logging.getLogger("fastbp")
 
@@ -63,7 +65,8 @@ class Epochs:
         codes = estimator._activations(layout), estimator._loss_code()
         plan = training_plan(layout, *codes, self.rule.rule, self.batch_size, form)
         state = {"params": self.flat, **self.moments}
-        buffers = run_buffers(plan, backend, data, state)
+        n_threads = threads_for(estimator.n_threads, plan.flops)
+        buffers = run_buffers(plan, backend, data, state, n_threads)
         log.info(
             "%s.fit runs on backend %s: %d samples in batches of %d",
             type(estimator).__name__,
@@ -71,7 +74,7 @@ class Epochs:
             self.n_samples,
             self.batch_size,
         )
-        return Run(backend, plan, buffers, estimator.n_threads or 1)
+        return Run(backend, plan, buffers, Pace(plan, n_threads))
 
     def run(self) -> Any:
         """Run one epoch and return its loss."""
@@ -159,8 +162,9 @@ class LossAndGradient:
         form = Data(is_sparse(data), bool(data["classes"].size), sample_weight is not None)
         codes = estimator._activations(layout), estimator._loss_code()
         plan = gradient_plan(layout, *codes, min(n, GRADIENT_BATCH), form)
-        buffers = run_buffers(plan, backend, data, {"params": self.params, "grads": self.grads})
-        self.run = Run(backend, plan, buffers, estimator.n_threads or 1)
+        n_threads = threads_for(estimator.n_threads, plan.flops)
+        buffers = run_buffers(plan, backend, data, {"params": self.params, "grads": self.grads}, n_threads)
+        self.run = Run(backend, plan, buffers, Pace(plan, n_threads))
         self.order = np.arange(n, dtype=np.int64)
         scale = batch_scales(n, n, sample_weight)["grad_scale"]
         n_blocks = -(-n // plan.batch_size)

@@ -17,8 +17,10 @@ from .data import as_features, as_sample_weight, as_targets, is_ready, is_sparse
 from .losses import as_loss
 from .network import Fixed, Network
 from .optimizers import Optimizer, as_optimizer
+from .pace import Pace
 from .plan import Data, aligned_empty, run_buffers, training_plan
 from .run import PREDICTION_BATCH, NonFinite, Run, batch_scales, make_table
+from .threads import threads_for
 
 
 class Trainer(Fixed):
@@ -95,6 +97,7 @@ class Trainer(Fixed):
         self._m, self._v = (aligned_empty(network.n_parameters, network.dtype) for _ in range(2))
         self._m[...] = self._v[...] = 0
         self._workspaces: list[dict[str, NDArray[Any]]] = [{}]  # the only one is away while a fit runs
+        self._pace: Pace | None = None  # of the last fit: the next one begins with what it learned
         self._last: Run | None = None  # whose workspace has newer moments
         self._moments_are_known = False  # to others, who must find them up to date
 
@@ -279,9 +282,11 @@ class Trainer(Fixed):
         batch_size = min(self.batch_size, n_samples(data))
         plan = training_plan(network.layout, network.activations, self.loss_code, self.optimizer.rule, batch_size, form)
         state = {"params": network.parameters, "m": self._m, "v": self._v}
-        buffers = run_buffers(plan, backend, data, state, workspace)
+        n_threads = threads_for(self.n_threads, plan.flops)
+        buffers = run_buffers(plan, backend, data, state, n_threads, workspace)
         workspace.update(work=buffers.work, scratch=buffers.scratch)
-        run, last, self._last = Run(backend, plan, buffers, self.n_threads or 1), self._last, None
+        self._pace = pace = self._pace if self._pace and self._pace.is_for(plan, n_threads) else Pace(plan, n_threads)
+        run, last, self._last = Run(backend, plan, buffers, pace), self._last, None
         if last is not None and last.buffers.scratch is buffers.scratch:
             run.has_moments = True
         elif last is not None:
@@ -360,7 +365,8 @@ class Trainer(Fixed):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickle and copy keep: no workspace, and the moments without their unused surroundings."""
-        return {**self.__dict__, "_m": self.m.copy(), "_v": self.v.copy(), "_workspaces": [{}], "_last": None}
+        moments = {"_m": self.m.copy(), "_v": self.v.copy()}
+        return {**self.__dict__, **moments, "_workspaces": [{}], "_last": None, "_pace": None}
 
 
 def _cut_points(callbacks: Sequence[Callback], first: int) -> Any:

@@ -28,6 +28,7 @@ from .contract import (
     room,
     step_table,
 )
+from .threads import usable_processors
 
 __all__ = [
     "MODULES",
@@ -48,6 +49,7 @@ __all__ = [
     "resolve",
     "room",
     "step_table",
+    "usable_processors",
 ]
 
 MODULES = {

@@ -153,9 +153,9 @@ class Backend:
             f"backend {self.name!r} has no operation {name!r}; the operations are {', '.join(OPERATIONS)}"
         )
 
-    def scratch_size(self, plan: Array, batch_size: int) -> int:
+    def scratch_size(self, plan: Array, batch_size: int, n_threads: int = 1) -> int:
         """Return how many elements of ``scratch`` a walk of ``plan`` needs."""
-        return int(self.module.run_scratch_size(plan, batch_size))
+        return int(self.module.run_scratch_size(plan, batch_size, n_threads))
 
 
 def _checked(operation: str, module: ModuleType) -> Callable[..., Any]:
@@ -383,7 +383,7 @@ def _check_run(values: dict[str, Any], module: ModuleType, predicting: bool) -> 
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}; pass a whole number of at least 1")
     check_plan(plan, buffers, int(batch_size), predicting)
-    needed = module.run_scratch_size(plan, int(batch_size))
+    needed = module.run_scratch_size(plan, int(batch_size), values["n_threads"])
     if buffers.scratch.size < needed:
         raise ValueError(f"scratch has {buffers.scratch.size} elements; this plan needs {needed}")
     n_samples = max(len(buffers.X), len(buffers.X_indptr) - 1)

@@ -32,12 +32,12 @@ OPERATIONS = (
 )
 """The operations of every backend, in the order in which every backend's file defines them.
 
-Beside them each backend has ``scratch_size(n_in, n_out, n_rows)`` and ``run_scratch_size(plan, n_rows)``: how many
-elements of private workspace an operation on a layer needs, and a walk of a plan. Calls of a module's ``train_steps``
-stand between ``pack(plan, buffers)`` and ``unpack(plan, buffers)``: where `PACKS` is true, parameters and moments are
-worked on in ``scratch`` from the one to the other, in the backend's own form, and a run that is not unpacked changed
-nothing. With ``moments=False`` the two leave the moments where they are, and with ``params=False`` `unpack` leaves
-parameters and gradients.
+Beside them each backend has ``scratch_size(n_in, n_out, n_rows)`` and ``run_scratch_size(plan, n_rows, n_threads)``:
+how many elements of private workspace an operation on a layer needs, and a walk of a plan. Calls of a module's
+``train_steps`` stand between ``pack(plan, buffers)`` and ``unpack(plan, buffers)``: where `PACKS` is true, parameters
+and moments are worked on in ``scratch`` from the one to the other, in the backend's own form, and a run that is not
+unpacked changed nothing. With ``moments=False`` the two leave the moments where they are, and with ``params=False``
+`unpack` leaves parameters and gradients.
 """
 
 

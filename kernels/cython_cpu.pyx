@@ -17,6 +17,7 @@ import os
 import numpy as np
 
 from . import contract
+from .threads import make_barrier, together
 
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
@@ -71,28 +72,23 @@ cdef enum:
 
 def scratch_size(n_in, n_out, n_rows):
     """Return how many elements of ``scratch`` an operation on a layer needs: its arguments packed."""
-    n_in, n_out = _whole(n_in), _whole(n_out)
-    batch = 2 * (contract.room(n_rows, n_in) + contract.room(n_rows, n_out))
-    return _strips_size(n_in, n_out, _whole(n_rows)) + batch + 3 * (n_in + 1) * n_out
+    batch = 2 * (contract.room(n_rows, _whole(n_in)) + contract.room(n_rows, _whole(n_out)))
+    return _workspace_size(n_in, n_out, n_rows, 1) + batch + 3 * (_whole(n_in) + 1) * _whole(n_out)
 
 
-def run_scratch_size(plan, n_rows):
+def run_scratch_size(plan, n_rows, n_threads):
     """Return how many elements of ``scratch`` a walk of ``plan`` needs: its parameters packed, and its largest layer."""
     layers = [row for row in plan if row["op"] == contract.Op.LINEAR_FORWARD]
-    sizes = [(_whole(int(row["n_in"])), _whole(int(row["n_out"]))) for row in layers]
-    largest = max([_strips_size(n_in, n_out, _whole(n_rows)) for n_in, n_out in sizes], default=0)
-    outputs = max([contract.room(n_rows, n_out) for _, n_out in sizes], default=0)  # of a prediction
-    return largest + outputs + sum(_used(plan)) * sum([(n_in + 1) * n_out for n_in, n_out in sizes])
+    sizes = [(int(row["n_in"]), int(row["n_out"])) for row in layers]
+    largest = [max(size, default=0) for size in zip(*sizes)] or [0, 0]
+    packed = sum([(_whole(n_in) + 1) * _whole(n_out) for n_in, n_out in sizes])
+    outputs = contract.room(n_rows, _whole(largest[1]))  # of a prediction
+    return _workspace_size(*largest, n_rows, n_threads) + outputs + sum(_used(plan)) * packed
 
 
 def _whole(n):
     """Return n rounded up to whole vectors of the most lanes."""
     return -(-n // chosen.of_float.lanes) * chosen.of_float.lanes
-
-
-def _strips_size(n_in, n_out, n_rows):
-    """Return the room for one layer's errors in strips, or for one sample's sums and list of inputs."""
-    return n_out * n_rows + 2 * (n_in + n_out) + 4 * chosen.of_float.lanes
 
 
 def _used(plan):
@@ -160,16 +156,15 @@ def linear_forward(
     cdef Batch batch = _batch(a.shape[0], &scratch[0])
     cdef Layer layer = Layer(W.shape[0], W.shape[1], NULL, NULL, NULL, NULL, NULL, NULL)
     cdef real* rest = &scratch[0]
-    cdef real* strips
+    cdef Worker worker = _alone(&batch, &layer, &rest)
     cdef real* below
     cdef real* out
     with nogil:
-        strips = _take_strips(&rest, &batch, &layer)
         below, out = _take_batch(&rest, &batch, layer.n_in), _take_batch(&rest, &batch, layer.n_out)
         layer.W, layer.b = _take_weights(&rest, &layer, &W[0, 0]), _take_bias(&rest, &layer, &b[0], b.shape[0])
-        _pack_batch(&batch, layer.n_in, &a_prev[0, 0], NULL, below)
-        _linear_forward(&batch, below, &layer, activation, False, out, strips)
-        _unpack_batch(&batch, layer.n_out, out, &a[0, 0])
+        _pack_batch(&worker, &batch, layer.n_in, &a_prev[0, 0], NULL, below)
+        _linear_forward(&worker, &batch, below, &layer, activation, False, out)
+        _unpack_batch(&worker, &batch, layer.n_out, out, &a[0, 0])
 
 
 def output_delta(
@@ -204,19 +199,18 @@ def backprop_delta(
     cdef Batch batch = _batch(delta.shape[0], &scratch[0])
     cdef Layer layer = Layer(W.shape[0], W.shape[1], NULL, NULL, NULL, NULL, NULL, NULL)
     cdef real* rest = &scratch[0]
-    cdef real* strips
+    cdef Worker worker = _alone(&batch, &layer, &rest)
     cdef real* error
     cdef real* below
     cdef real* out
     with nogil:
-        strips = _take_strips(&rest, &batch, &layer)
         error, below = _take_batch(&rest, &batch, layer.n_out), _take_batch(&rest, &batch, layer.n_in)
         out = _take_batch(&rest, &batch, layer.n_in)
         layer.W = _take_weights(&rest, &layer, &W[0, 0])
-        _pack_batch(&batch, layer.n_out, &delta[0, 0], NULL, error)
-        _pack_batch(&batch, layer.n_in, &a_prev[0, 0], NULL, below)
-        _backprop_delta(&batch, error, &layer, below, activation, out, strips)
-        _unpack_batch(&batch, layer.n_in, out, &delta_prev[0, 0])
+        _pack_batch(&worker, &batch, layer.n_out, &delta[0, 0], NULL, error)
+        _pack_batch(&worker, &batch, layer.n_in, &a_prev[0, 0], NULL, below)
+        _backprop_delta(&worker, &batch, error, &layer, below, activation, out)
+        _unpack_batch(&worker, &batch, layer.n_in, out, &delta_prev[0, 0])
 
 
 def linear_grad(
@@ -278,15 +272,24 @@ def linear_update(
 
 
 def train_steps(plan, steps, order, Py_ssize_t batch_size, buffers, losses, int n_threads=1):
-    natural, packed = plan.copy(), plan.copy()
-    _train_steps(natural, packed, _used(plan), steps, order, batch_size, *_flat(buffers), losses)
+    used, flat = _used(plan), _flat(buffers)
+
+    def work(thread, barrier):
+        _train_steps(thread, barrier, plan.copy(), plan.copy(), used, steps, order, batch_size, *flat, losses)
+
+    together(work, n_threads)
 
 
 def predict(plan, order, Py_ssize_t batch_size, buffers, out, int n_threads=1):
-    natural, packed = plan.copy(), plan.copy()
-    _predict(natural, packed, order, batch_size, *_flat(buffers), out)
+    flat = _flat(buffers)
+
+    def work(thread, barrier):
+        _predict(thread, barrier, plan.copy(), plan.copy(), order, batch_size, *flat, out)
+
+    together(work, n_threads)
 
 
+include "cython_workers.pxi"
 include "cython_packing.pxi"
 
 
@@ -299,78 +302,62 @@ def _flat(buffers):
 
 
 cdef void _linear_forward(
-    const Batch* batch, const real* a_prev, const Layer* layer, int activation, bint skip_zeros, real* a, real* scratch
+    Worker* worker, const Batch* batch, const real* a_prev, const Layer* layer, int activation, bint skip_zeros,
+    real* a
 ) noexcept nogil:
-    cdef const Tiles* cpu = tiles(a)
-    cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_out = layer.n_out, r, p, pitch = TILE_VECTORS * L
-    cdef Py_ssize_t strip = 0, n_strips = (n_out + L - 1) // L, n_vectors, k = 0, block = _block(batch, L)
-    cdef Product product
+    cdef int after = IDENTITY if activation == SOFTMAX else activation
     if batch.n == 1:
-        _forward_one(a_prev, layer, L, n_in * L, n_strips * L, activation, skip_zeros, a, scratch)
-        return
-    product.activation, product.below = IDENTITY if activation == SOFTMAX else activation, NULL
-    if batch.n_panels == 0:
-        product.n_rows, product.n_terms, product.begins, product.ends = batch.n, n_in, True, True
-        product.A, product.a_next, product.b_next, product.c_next = a_prev, _rounded(n_in, L), n_in * L, n_strips * L
-        while strip < n_strips:
-            n_vectors = _group(n_strips, strip)
-            product.B, product.C = <real*> layer.W + strip * n_in * L, a + strip * L
-            product.bias = NULL if layer.b == NULL else <real*> layer.b + strip * L
-            cpu.product(FEW_ROWS, n_vectors, &product)
-            strip += n_vectors
-        for r in range(batch.n if activation == SOFTMAX else 0):
-            cpu.softmax(n_out, True, a + r * n_strips * L)
-        return
-    product.n_rows, product.a_next, product.bias = n_out, n_in * L, layer.b
-    while k < n_in:
-        product.n_terms, product.A = min(n_in - k, block), <real*> layer.W + k * L
-        product.begins, product.ends = k == 0, k + product.n_terms == n_in
-        for p in range(batch.n_panels):
-            product.B, product.C = a_prev + (p * n_in + k) * pitch, a + p * n_out * pitch
-            cpu.product(ALONG_STRIPS, _panel_width(batch, p, L) // L, &product)
-        k += product.n_terms
-    for p in range(batch.n_panels if activation == SOFTMAX else 0):
-        cpu.softmax_panel(n_out, _panel_width(batch, p, L), a + p * n_out * pitch)
+        _forward_one(worker, a_prev, layer, after, skip_zeros, a)
+    elif batch.n_panels == 0:
+        _forward_rows(worker, batch, a_prev, layer, after, a)
+    else:
+        _forward_panels(worker, batch, a_prev, layer, after, a)
+    if activation == SOFTMAX:
+        _meet(worker)
+        _softmax(worker, batch, layer.n_out, a)
 
 
-cdef double _output_delta(
-    const Batch* batch, Py_ssize_t n_out, const real* a, const real* y, const real* weight, int activation, int loss,
-    real* delta
+cdef void _output_delta(
+    Worker* worker, const Batch* batch, Py_ssize_t n_out, const real* a, const real* y, const real* weight,
+    int activation, int loss, real* delta
 ) noexcept nogil:
+    """Samples are shared as in `_softmax`. The losses of panels, or of rows, are left in ``worker.losses``."""
     cdef const Tiles* cpu = tiles(delta)
     cdef Py_ssize_t L = cpu.lanes, row = _rounded(n_out, L), r, p, at, pitch = TILE_VECTORS * L
-    cdef double total = 0
+    cdef Share share = _share(worker, batch.n_panels if batch.n_panels else batch.n, 1)
     if batch.n_panels == 0:
-        for r in range(batch.n):
-            total += cpu.output_row(
+        for r in range(share.first, share.end):
+            worker.losses[r] = cpu.output_row(
                 n_out, True, activation, loss, a + r * row, y + r * row, 1 if weight == NULL else weight[r * L],
                 delta + r * row
             )
-        return total
-    for p in range(batch.n_panels):
+        return
+    for p in range(share.first, share.end):
         at = p * n_out * pitch
-        total += cpu.output_panel(
+        worker.losses[p] = cpu.output_panel(
             n_out, _panel_width(batch, p, L), _panel_rows(batch, p, L), activation, loss, a + at, y + at,
             NULL if weight == NULL else weight + p * pitch, delta + at
         )
-    return total
 
 
 cdef void _backprop_delta(
-    const Batch* batch, const real* delta, const Layer* layer, const real* a_prev, int activation, real* delta_prev,
-    real* scratch
+    Worker* worker, const Batch* batch, const real* delta, const Layer* layer, const real* a_prev,
+    int activation, real* delta_prev
 ) noexcept nogil:
+    """Inputs are shared as in `_linear_update`: a thread changes no weights that another one still needs."""
     cdef const Tiles* cpu = tiles(delta)
     cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_out = layer.n_out, r, p, pitch = TILE_VECTORS * L
     cdef Py_ssize_t in_row = _rounded(n_in, L), out_row = _rounded(n_out, L), o = 0, block = _block(batch, L)
+    cdef Share share = _share(worker, n_in, GRAIN)
     cdef Product product
     if batch.n_panels == 0:
         for r in range(batch.n):
             _backprop_one(
-                delta + r * out_row, layer, a_prev + r * in_row, activation, delta_prev + r * in_row, scratch
+                worker, share, delta + r * out_row, layer, a_prev + r * in_row, activation, delta_prev + r * in_row
             )
         return
-    product.n_rows, product.a_next, product.bias, product.activation = n_in, n_in * L, NULL, activation
+    product.first, product.end, product.a_next = share.first, share.end, n_in * L
+    product.bias, product.activation = NULL, activation
     while o < n_out:
         product.n_terms, product.A = min(n_out - o, block), <real*> layer.W + o * n_in
         product.begins, product.ends = o == 0, o + product.n_terms == n_out
@@ -381,35 +368,35 @@ cdef void _backprop_delta(
         o += block
 
 
-cdef double _linear_update(
-    const Batch* batch, const real* a_prev, const real* delta, int rule, const Step* step, const Layer* layer,
-    const real* W, Ahead* ahead, real* scratch
+cdef void _linear_update(
+    Worker* worker, const Batch* batch, const real* a_prev, const real* delta, int rule, const Step* step,
+    const Layer* layer, const real* W, Ahead* ahead
 ) noexcept nogil:
-    """Apply ``rule`` to a layer, or keep its gradient with NONE; W is penalised. Return the sum of W^2, 0 without l2."""
+    """Apply ``rule`` to a layer, or keep its gradient with NONE. W is penalised: unless l2 is 0 the sums of W^2 are left in
+    ``worker.squares``."""
     cdef const Tiles* cpu = tiles(delta)
-    cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_out = layer.n_out, n_strips = (n_out + L - 1) // L
-    cdef Py_ssize_t strip = 0, p, n_vectors, at, d_row, strip_size = batch.n * L, pitch = TILE_VECTORS * L
-    cdef real* sums = scratch
-    cdef real* strips = scratch + L
-    cdef double squares = 0
+    cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_strips = (layer.n_out + L - 1) // L, strip = 0, n_vectors, at
+    cdef Py_ssize_t strip_size = L
+    cdef Share share = _share(worker, n_in, GRAIN)
+    cdef const real* strips = delta
     cdef Update update
-    if batch.n == 1 and rule == SGD and step.l2 == 0 and cpu.is_finite(n_out, delta):
-        _descend_one(a_prev, delta, step, layer, scratch)
-        return 0
+    if batch.n == 1 and rule == SGD and step.l2 == 0 and cpu.is_finite(layer.n_out, delta):
+        _descend_one(worker, share, a_prev, delta, step, layer)
+        return
     update.batch, update.n_in, update.a_prev, update.rule, update.step = batch[0], n_in, a_prev, rule, step
-    update.first, update.end, update.w_vector, update.squares, update.ahead = 0, n_in, n_in * L, &squares, ahead
+    update.first, update.end, update.w_vector, update.ahead = share.first, share.end, n_in * L, ahead
+    update.squares = worker.squares
     if ahead != NULL:
-        _spread(ahead, ((n_in + L - 1) // L) * ((n_strips + TILE_VECTORS - 1) // TILE_VECTORS))
+        _spread(ahead, ((share.end - share.first + L - 1) // L) * ((n_strips + TILE_VECTORS - 1) // TILE_VECTORS))
     if batch.n_panels:
-        update.d_next, d_row = batch.n * L, L
-        for p in range(batch.n_panels):
-            cpu.scatter_panel(
-                n_out, delta + p * n_out * pitch, _panel_rows(batch, p, L), strips + _panel_start(batch, p, L) * L, L,
-                update.d_next, True
-            )
+        strips, strip_size, update.d_next = <real*> worker.strips, batch.n * L, batch.n * L
+        _scatter_strips(worker, batch, layer.n_out, delta, <real*> worker.strips)
     else:
-        update.n_in, update.d_next, strips = _rounded(n_in, L), n_strips * L, <real*> delta
-        d_row, strip_size = update.d_next, L
+        update.n_in, update.d_next = _rounded(n_in, L), n_strips * L
+    if batch.n_panels or step.l2 != 0:  # all strips are there, and the squares of the layer above have been added up
+        _meet(worker)
+    if step.l2 != 0:
+        memset(worker.squares + share.first // GRAIN, 0, (share.end - share.first + GRAIN - 1) // GRAIN * sizeof(double))
     while strip < n_strips:
         n_vectors, at = _group(n_strips, strip), strip * n_in * L
         update.delta, update.W, update.param = strips + strip * strip_size, W + at, <real*> layer.W + at
@@ -417,19 +404,14 @@ cdef double _linear_update(
         cpu.update(ACROSS_STRIPS if batch.n_panels else FEW_ROWS, n_vectors, &update)
         strip += n_vectors
     if layer.b != NULL:
-        for strip in range(n_strips):
-            cpu.sum_rows(batch.n, strips + strip * strip_size, d_row, sums)
-            at = strip * L
-            cpu.apply(
-                rule, step, step.grad_scale, L, sums, <real*> layer.b + at, <real*> layer.m_b + at,
-                <real*> layer.v_b + at
-            )
+        _update_bias(worker, batch, strips, strip_size, rule, step, layer)
     if rule == ADAM and <real> step.epsilon == 0:
-        _clear_filling(layer, L, <real*> layer.W, <real*> layer.b)
-    return squares
+        _clear_filling(worker, layer, <real*> layer.W)
 
 
 def _train_steps(
+    Py_ssize_t thread,
+    int32_t[::1] barrier,
     const Row[::1] natural,
     Row[::1] plan,
     used,
@@ -461,28 +443,33 @@ def _train_steps(
     cdef bint skip_zeros
     cdef Ahead ahead
     cdef Batch batch = _batch(batch_size, rest)
+    cdef Share share
+    cdef Worker worker
     for state in range(4):
         packed[state] = rest
         rest += size if used[state] else 0
+    worker = _worker_of(&plan[0], plan.shape[0], thread, &barrier[0], batch_size, &rest)
     with nogil:
-        skip_zeros = tiles(rest).is_finite(size, packed[0])
+        skip_zeros = (batch_size == 1 or order.shape[0] % batch_size == 1) and tiles(rest).is_finite(size, packed[0])
         for s in range(steps.shape[0]):
             start = s * batch_size
             n_rows = min(batch_size, order.shape[0] - start)
             if n_rows != batch.n:
                 batch = _batch(n_rows, rest)
-            ahead.order, ahead.n_rows = &order[start] + n_rows, min(batch_size, order.shape[0] - start - n_rows)
+            start += n_rows
+            share = _share(&worker, min(batch_size, order.shape[0] - start), 1)
+            ahead.order, ahead.n_rows = &order[0] + start + share.first, share.end - share.first
             if not _train_step(
-                &natural[0], &plan[0], plan.shape[0], &batch, &steps[s], &sources, &order[start], &ahead, skip_zeros,
-                packed, &work[0], rest, &losses[0]
+                &worker, &natural[0], &plan[0], plan.shape[0], &batch, &steps[s], &sources, &order[start - n_rows],
+                &ahead, skip_zeros, packed, &work[0], &losses[0]
             ):
                 break
 
 
 cdef bint _train_step(
-    const Row* natural, const Row* plan, Py_ssize_t n_plan, const Batch* batch, const Step* step,
+    Worker* worker, const Row* natural, const Row* plan, Py_ssize_t n_plan, const Batch* batch, const Step* step,
     const Sources* sources, const int64_t* order, Ahead* ahead, bint skip_zeros, real** states, real* work,
-    real* scratch, double* losses
+    double* losses
 ) noexcept nogil:
     """Do a step; return False, and do nothing, if its samples are not finite."""
     cdef double data_loss = 0, squares = 0
@@ -496,39 +483,50 @@ cdef bint _train_step(
         row = &plan[r]
         a_prev, a, delta = work + row.a_prev, work + row.a, work + row.delta
         if row.op <= GATHER_CLASSES:
-            if not _gather(row, sources, order, batch, a) and row.finite == 1:
-                return False
+            if not _gather(worker, row, sources, order, batch, a) and row.finite == 1:
+                ATOMIC_STORE(worker.barrier + STOPPED, 1)
             if row.op == GATHER_ROWS and row.source == FROM_X:
                 a_first, ahead.X, ahead.row_bytes = row.a, sources.X, row.n_out * sizeof(real)
         elif row.op == LINEAR_FORWARD:
             layer = _layer(row, states[0], states[0], states[0])
-            _linear_forward(batch, a_prev, &layer, row.activation, skip_zeros, a, scratch)
+            _linear_forward(worker, batch, a_prev, &layer, row.activation, skip_zeros, a)
         elif row.op == OUTPUT_DELTA:
-            data_loss += _output_delta(
-                batch, row.n_out, a, work + row.y, NULL if row.weight == NONE else work + row.weight,
+            _output_delta(
+                worker, batch, row.n_out, a, work + row.y, NULL if row.weight == NONE else work + row.weight,
                 row.activation, row.loss, delta
             )
         elif row.op == BACKPROP_DELTA:
             layer = _layer(row, states[0], states[0], states[0])
-            _backprop_delta(batch, delta, &layer, a_prev, row.activation, work + row.delta_prev, scratch)
+            _backprop_delta(worker, batch, delta, &layer, a_prev, row.activation, work + row.delta_prev)
         elif row.op == LINEAR_GRAD:
             layer = _layer(row, states[1], states[1], states[1])
-            squares += _linear_update(batch, a_prev, delta, NONE, step, &layer, states[0] + row.W, NULL, scratch)
+            _linear_update(worker, batch, a_prev, delta, NONE, step, &layer, states[0] + row.W, NULL)
         elif row.op == LINEAR_UPDATE:
             layer = _layer(row, states[0], states[2], states[3])
-            squares += _linear_update(
-                batch, a_prev, delta, row.optimizer, step, &layer, states[0] + row.W,
-                ahead if row.a_prev == a_first else NULL, scratch
+            _linear_update(
+                worker, batch, a_prev, delta, row.optimizer, step, &layer, states[0] + row.W,
+                ahead if row.a_prev == a_first else NULL
             )
         elif row.op == OPTIMIZER_STEP:
-            _optimizer_step(natural, plan, n_plan, row, step, states)
-    losses[0] += step.loss_scale * data_loss
-    losses[1] += step.loss_scale * 0.5 * step.l2 * squares
-    losses[2] += 1
+            _optimizer_step(worker, natural, plan, n_plan, row, step, states)
+        if row.barrier:
+            _meet(worker)
+        if ATOMIC_LOAD(worker.barrier + STOPPED):
+            return False
+        if row.op == OUTPUT_DELTA:
+            data_loss += _sum(worker.losses, batch.n_panels if batch.n_panels else batch.n)
+        elif (row.op == LINEAR_GRAD or row.op == LINEAR_UPDATE) and step.l2 != 0:
+            squares += _sum(worker.squares, (row.n_in + GRAIN - 1) // GRAIN)
+    if worker.thread == 0:
+        losses[0] += step.loss_scale * data_loss
+        losses[1] += step.loss_scale * 0.5 * step.l2 * squares
+        losses[2] += 1
     return True
 
 
 def _predict(
+    Py_ssize_t thread,
+    int32_t[::1] barrier,
     const Row[::1] natural,
     Row[::1] plan,
     const int64_t[::1] order,
@@ -554,28 +552,29 @@ def _predict(
     )
     cdef real* packed = &scratch[0]
     cdef real* rest = packed + _place(&natural[0], &plan[0], plan.shape[0], packed)
-    cdef real* last
-    cdef Py_ssize_t start = 0, p, n_rows, n_out = out.shape[1], L = tiles(packed).lanes
+    cdef Worker worker = _worker_of(&plan[0], plan.shape[0], thread, &barrier[0], batch_size, &rest)
+    cdef Py_ssize_t start = 0, p, n_rows, n_out = out.shape[1]
     cdef Batch batch
     cdef Layer layer
     cdef const Row* row
     with nogil:
-        _pack_state(&natural[0], &plan[0], plan.shape[0], <real*> &params[0], packed, False)
-        while start < order.shape[0]:
+        if thread == 0:
+            _pack_state(&natural[0], &plan[0], plan.shape[0], <real*> &params[0], packed, False)
+        while start < order.shape[0] and not ATOMIC_LOAD(worker.barrier + STOPPED):
             n_rows = min(batch_size, order.shape[0] - start)
             batch = _batch(n_rows, packed)
-            last = rest + 2 * (_rounded(plan[plan.shape[0] - 1].n_in, L) + _rounded(n_out, L))
             for p in range(plan.shape[0]):
                 row = &plan[p]
                 if row.op == LINEAR_FORWARD:
                     layer = _layer(row, packed, packed, packed)
                     _linear_forward(
-                        &batch, <const real*> &work[row.a_prev], &layer, row.activation, False,
-                        last if row.a == NONE else &work[row.a], rest
+                        &worker, &batch, <const real*> &work[row.a_prev], &layer, row.activation, False,
+                        rest if row.a == NONE else &work[row.a]
                     )
                 else:
-                    _gather(row, &sources, &order[start], &batch, &work[row.a])
-            _unpack_batch(&batch, n_out, last, &out[start, 0])
+                    _gather(&worker, row, &sources, &order[start], &batch, &work[row.a])
+                _meet(&worker)
+            _unpack_batch(&worker, &batch, n_out, rest, &out[start, 0])
             start += n_rows
 
 
@@ -586,7 +585,7 @@ cdef inline void _spread(Ahead* ahead, Py_ssize_t n_tiles) noexcept nogil:
     """Begin to fetch the next samples with the tiles of an update."""
     cdef Py_ssize_t n_lines = (ahead.n_rows * ahead.row_bytes + CACHE_LINE - 1) // CACHE_LINE
     ahead.row = ahead.byte = 0
-    ahead.bytes = (n_lines + n_tiles - 1) // n_tiles * CACHE_LINE
+    ahead.bytes = (n_lines // max(n_tiles, 1) + 1) * CACHE_LINE
 
 
 cdef inline Py_ssize_t _group(Py_ssize_t n_strips, Py_ssize_t strip) noexcept nogil:
@@ -600,59 +599,147 @@ cdef inline Py_ssize_t _block(const Batch* batch, Py_ssize_t lanes) noexcept nog
     return max(BLOCK_SIZE // _rounded(batch.n, lanes) // lanes, 4) * lanes
 
 
-cdef void _clear_filling(const Layer* layer, Py_ssize_t lanes, real* W, real* b) noexcept nogil:
-    """Set what fills up a layer's last strip to 0 again: Adam made it 0 / 0."""
-    cdef Py_ssize_t first = layer.n_out // lanes * lanes, i, lane
-    for lane in range(layer.n_out - first, lanes if layer.n_out > first else 0):
-        for i in range(layer.n_in):
-            W[first * layer.n_in + i * lanes + lane] = 0
-        if b != NULL:
-            b[first + lane] = 0
+cdef void _forward_panels(
+    Worker* worker, const Batch* batch, const real* a_prev, const Layer* layer, int activation, real* a
+) noexcept nogil:
+    """Forward product of many samples. Units are shared, or panels where that divides the work more equally."""
+    cdef const Tiles* cpu = tiles(a)
+    cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_out = layer.n_out, p, k = 0, block = _block(batch, L)
+    cdef Share units = _share(worker, n_out, GRAIN), panels = Share(0, batch.n_panels)
+    cdef Product product
+    if worker.n_threads > 1 and _largest(worker, n_out, GRAIN) * batch.n_panels > _largest(worker, batch.n_panels, 1) * n_out:
+        units, panels = Share(0, n_out), _share(worker, batch.n_panels, 1)
+    product.first, product.end, product.a_next = units.first, units.end, n_in * L
+    product.activation, product.bias, product.below = activation, layer.b, NULL
+    while k < n_in:
+        product.n_terms, product.A = min(n_in - k, block), <real*> layer.W + k * L
+        product.begins, product.ends = k == 0, k + product.n_terms == n_in
+        for p in range(panels.first, panels.end):
+            product.B, product.C = a_prev + (p * n_in + k) * TILE_VECTORS * L, a + p * n_out * TILE_VECTORS * L
+            cpu.product(ALONG_STRIPS, _panel_width(batch, p, L) // L, &product)
+        k += product.n_terms
+
+
+cdef void _forward_rows(
+    Worker* worker, const Batch* batch, const real* a_prev, const Layer* layer, int activation, real* a
+) noexcept nogil:
+    """Forward product of few samples."""
+    cdef const Tiles* cpu = tiles(a)
+    cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_strips = (layer.n_out + L - 1) // L, n_vectors
+    cdef Share strips = _share(worker, n_strips, 1)
+    cdef Product product
+    product.first, product.end, product.n_terms, product.begins, product.ends = 0, batch.n, n_in, True, True
+    product.A, product.a_next, product.b_next, product.c_next = a_prev, _rounded(n_in, L), n_in * L, n_strips * L
+    product.activation, product.below = activation, NULL
+    while strips.first < strips.end:
+        n_vectors = _group(strips.end - strips.first, 0)
+        product.B, product.C = <real*> layer.W + strips.first * n_in * L, a + strips.first * L
+        product.bias = NULL if layer.b == NULL else <real*> layer.b + strips.first * L
+        cpu.product(FEW_ROWS, n_vectors, &product)
+        strips.first += n_vectors
 
 
 cdef void _forward_one(
-    const real* a_prev, const Layer* layer, Py_ssize_t w_row, Py_ssize_t w_vector, Py_ssize_t n, int activation,
-    bint skip_zeros, real* a, real* scratch
+    Worker* worker, const real* a_prev, const Layer* layer, int activation, bint skip_zeros, real* a
 ) noexcept nogil:
     """Forward product of one sample: only the rows of W whose input is not 0 are read, if there is no 0 x infinity."""
     cdef const Tiles* cpu = tiles(a)
-    cdef int32_t* inputs = <int32_t*> (scratch + _rounded(layer.n_out, cpu.lanes))
-    cdef Py_ssize_t n_inputs
-    n_inputs = cpu.list_nonzero(layer.n_in, a_prev, inputs) if skip_zeros else _list_all(layer.n_in, inputs)
-    cpu.weighted_rows(n_inputs, inputs, a_prev, layer.W, w_row, w_vector, n, scratch)
-    cpu.activate(n, scratch, layer.b, activation, a)
-    if activation == SOFTMAX:
-        cpu.softmax(layer.n_out, n != layer.n_out, a)
+    cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_inputs
+    cdef Share strips = _share(worker, (layer.n_out + L - 1) // L, 1)
+    cdef Py_ssize_t first = strips.first * L, n = (strips.end - strips.first) * L
+    cdef real* sums = <real*> worker.own
+    cdef int32_t* inputs = <int32_t*> (sums + n)
+    n_inputs = cpu.list_nonzero(n_in, a_prev, inputs) if skip_zeros else _list_all(n_in, inputs)
+    cpu.weighted_rows(n_inputs, inputs, a_prev, <real*> layer.W + first * n_in, L, n_in * L, n, sums)
+    cpu.activate(n, sums, NULL if layer.b == NULL else <real*> layer.b + first, activation, a + first)
+
+
+cdef void _softmax(Worker* worker, const Batch* batch, Py_ssize_t n_out, real* a) noexcept nogil:
+    cdef const Tiles* cpu = tiles(a)
+    cdef Py_ssize_t L = cpu.lanes, r, p
+    cdef Share share = _share(worker, batch.n_panels if batch.n_panels else batch.n, 1)
+    for r in range(share.first, share.end if batch.n_panels == 0 else share.first):
+        cpu.softmax(n_out, True, a + r * _rounded(n_out, L))
+    for p in range(share.first, share.end if batch.n_panels else share.first):
+        cpu.softmax_panel(n_out, _panel_width(batch, p, L), a + p * n_out * TILE_VECTORS * L)
 
 
 cdef void _backprop_one(
-    const real* delta, const Layer* layer, const real* a_prev, int activation, real* delta_prev, real* scratch
+    Worker* worker, Share share, const real* delta, const Layer* layer, const real* a_prev, int activation,
+    real* delta_prev
 ) noexcept nogil:
     """Backward product of one sample: only the rows of W whose unit passes anything on are read."""
     cdef const Tiles* cpu = tiles(delta)
-    cdef Py_ssize_t L = cpu.lanes, n_units
-    cdef int32_t* units = <int32_t*> scratch
-    memset(delta_prev, 0, _rounded(layer.n_in, L) * sizeof(real))
-    n_units = cpu.list_nonzero(layer.n_in, a_prev, units) if activation == RELU else _list_all(layer.n_in, units)
-    cpu.row_products(n_units, units, delta, layer.W, layer.n_in, _rounded(layer.n_out, L), delta_prev)
+    cdef Py_ssize_t L = cpu.lanes, n = share.end - share.first, n_units
+    cdef int32_t* units = <int32_t*> worker.own
+    a_prev, delta_prev = a_prev + share.first, delta_prev + share.first
+    memset(delta_prev, 0, (_rounded(share.end, L) - share.first if share.end == layer.n_in else n) * sizeof(real))
+    n_units = cpu.list_nonzero(n, a_prev, units) if activation == RELU else _list_all(n, units)
+    cpu.row_products(
+        n_units, units, delta, <real*> layer.W + share.first * L, layer.n_in, _rounded(layer.n_out, L), delta_prev
+    )
     if activation != RELU:
-        cpu.through_activation(layer.n_in, a_prev, activation, delta_prev)
+        cpu.through_activation(n, a_prev, activation, delta_prev)
 
 
 cdef void _descend_one(
-    const real* a_prev, const real* delta, const Step* step, const Layer* layer, real* scratch
+    Worker* worker, Share share, const real* a_prev, const real* delta, const Step* step, const Layer* layer
 ) noexcept nogil:
     """Gradient descent on one sample: only the rows of W whose input is not 0 change."""
     cdef const Tiles* cpu = tiles(delta)
-    cdef Py_ssize_t n = _rounded(layer.n_out, cpu.lanes)
-    cdef int32_t* inputs = <int32_t*> scratch
-    cdef Py_ssize_t n_inputs = cpu.list_nonzero(layer.n_in, a_prev, inputs)
+    cdef Py_ssize_t L = cpu.lanes, n = _rounded(layer.n_out, L)
+    cdef int32_t* inputs = <int32_t*> worker.own
+    cdef Py_ssize_t n_inputs = cpu.list_nonzero(share.end - share.first, a_prev + share.first, inputs)
     cdef double scale = -step.rate * step.grad_scale
     cdef int32_t first = 0
     cdef real one = 1
-    cpu.add_outer(n_inputs, inputs, scale, a_prev, delta, layer.W, layer.n_in, n)
-    if layer.b != NULL:
+    cpu.add_outer(
+        n_inputs, inputs, scale, a_prev + share.first, delta, <real*> layer.W + share.first * L, layer.n_in, n
+    )
+    if layer.b != NULL and worker.thread == 0:
         cpu.add_outer(1, &first, scale, &one, delta, layer.b, 1, n)
+
+
+cdef void _scatter_strips(
+    Worker* worker, const Batch* batch, Py_ssize_t n_out, const real* delta, real* strips
+) noexcept nogil:
+    """Turn the errors of a layer from panels into strips."""
+    cdef const Tiles* cpu = tiles(delta)
+    cdef Py_ssize_t L = cpu.lanes, p
+    cdef Share units = _share(worker, n_out, L)
+    for p in range(batch.n_panels):
+        cpu.scatter_panel(
+            units.end - units.first, delta + (p * n_out + units.first) * TILE_VECTORS * L, _panel_rows(batch, p, L),
+            strips + units.first * batch.n + _panel_start(batch, p, L) * L, L, batch.n * L, True
+        )
+
+
+cdef void _update_bias(
+    Worker* worker, const Batch* batch, const real* strips, Py_ssize_t strip_size, int rule, const Step* step,
+    const Layer* layer
+) noexcept nogil:
+    """Apply ``rule`` to a bias, or keep its gradient; ``strips`` are those of a batch in panels, or its rows."""
+    cdef const Tiles* cpu = tiles(strips)
+    cdef Py_ssize_t L = cpu.lanes, n_strips = (layer.n_out + L - 1) // L, strip, at
+    cdef Share share = _share(worker, n_strips, 1)
+    cdef real* sums = <real*> worker.own
+    for strip in range(share.first, share.end):
+        cpu.sum_rows(batch.n, strips + strip * strip_size, L if batch.n_panels else n_strips * L, sums)
+        at = strip * L
+        cpu.apply(
+            rule, step, step.grad_scale, L, sums, <real*> layer.b + at, <real*> layer.m_b + at, <real*> layer.v_b + at
+        )
+
+
+cdef void _clear_filling(Worker* worker, const Layer* layer, real* W) noexcept nogil:
+    """Set what fills up a layer's last strip to 0 again: Adam made it 0 / 0."""
+    cdef Py_ssize_t L = tiles(W).lanes, first = layer.n_out // L * L, filled = layer.n_out - first, i, lane
+    cdef Share share = _share(worker, layer.n_in, GRAIN)
+    for lane in range(filled, L if filled else 0):
+        for i in range(share.first, share.end):
+            W[first * layer.n_in + i * L + lane] = 0
+        if layer.b != NULL and worker.thread == worker.n_threads - 1:  # it had the last strip of the bias
+            (<real*> layer.b)[first + lane] = 0
 
 
 cdef inline Py_ssize_t _list_all(Py_ssize_t n, int32_t* list) noexcept nogil:
@@ -663,23 +750,28 @@ cdef inline Py_ssize_t _list_all(Py_ssize_t n, int32_t* list) noexcept nogil:
 
 
 cdef void _optimizer_step(
-    const Row* natural, const Row* plan, Py_ssize_t n_plan, const Row* row, const Step* step, real** states
+    Worker* worker, const Row* natural, const Row* plan, Py_ssize_t n_plan, const Row* row, const Step* step,
+    real** states
 ) noexcept nogil:
     """Apply a rule to those parameters, packed, that lie in the flat range of ``row``."""
-    cdef const Tiles* cpu = tiles(states[0])
-    cdef Py_ssize_t L = cpu.lanes, end = row.W + row.n_in, r, at
+    cdef Py_ssize_t L = tiles(states[0]).lanes, end = row.W + row.n_in, r
     for r in range(n_plan):
         if plan[r].op == LINEAR_FORWARD and row.W <= natural[r].W < end:
-            at = plan[r].W
-            cpu.apply(
-                row.optimizer, step, 1, plan[r].n_in * _rounded(plan[r].n_out, L), states[1] + at, states[0] + at,
-                states[2] + at, states[3] + at
-            )
+            _apply_span(worker, row.optimizer, step, plan[r].W, plan[r].n_in * _rounded(plan[r].n_out, L), states)
         if plan[r].op == LINEAR_FORWARD and natural[r].b != NONE and row.W <= natural[r].b < end:
-            at = plan[r].b
-            cpu.apply(
-                row.optimizer, step, 1, plan[r].n_out, states[1] + at, states[0] + at, states[2] + at, states[3] + at
-            )
+            _apply_span(worker, row.optimizer, step, plan[r].b, plan[r].n_out, states)
+
+
+cdef void _apply_span(
+    Worker* worker, int rule, const Step* step, Py_ssize_t first, Py_ssize_t n, real** states
+) noexcept nogil:
+    """Apply a rule to n packed parameters from ``first`` on."""
+    cdef const Tiles* cpu = tiles(states[0])
+    cdef Share share = _share(worker, n, cpu.lanes)
+    cdef Py_ssize_t at = first + share.first
+    cpu.apply(
+        rule, step, 1, share.end - share.first, states[1] + at, states[0] + at, states[2] + at, states[3] + at
+    )
 
 
 # -------------------------------------------------------------------------------- the choice of instructions

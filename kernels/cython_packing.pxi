@@ -39,31 +39,39 @@ cdef inline Py_ssize_t _panel_rows(const Batch* batch, Py_ssize_t p, Py_ssize_t 
 
 
 cdef bint _pack_batch(
-    const Batch* batch, Py_ssize_t n, const real* X, const int64_t* order, real* out
+    Worker* worker, const Batch* batch, Py_ssize_t n, const real* X, const int64_t* order, real* out
 ) noexcept nogil:
-    """Pack the samples of X (., n) that ``order`` names, or the first ones if it is NULL. Return whether all are finite."""
+    """Pack the samples of X (., n) that ``order`` names, or the first ones if it is NULL; columns are shared, or rows. Return
+    whether what this thread packed is finite."""
     cdef const Tiles* cpu = tiles(out)
     cdef Py_ssize_t L = cpu.lanes, row = _rounded(n, L), r, p, start
     cdef bint finite = True, is_finite
-    for r in range(batch.n if batch.n_panels == 0 else 0):
+    cdef Share share = _share(worker, n, L) if batch.n_panels else _share(worker, batch.n, 1)
+    for r in range(share.first, share.end if batch.n_panels == 0 else share.first):
         cpu.pack(1, n, X + (r if order == NULL else order[r]) * n, n, out + r * row, row)
         finite = cpu.is_finite(row, out + r * row) and finite
     for p in range(batch.n_panels):
         start = _panel_start(batch, p, L)
         is_finite = cpu.gather_panel(
-            n, X if order != NULL else X + start * n, NULL if order == NULL else order + start,
-            _panel_rows(batch, p, L), _panel_width(batch, p, L), out + p * n * TILE_VECTORS * L
+            share.end - share.first, X + share.first + (start * n if order == NULL else 0), n,
+            NULL if order == NULL else order + start, _panel_rows(batch, p, L), _panel_width(batch, p, L),
+            out + (p * n + share.first) * TILE_VECTORS * L
         )
         finite = finite and is_finite
     return finite
 
 
-cdef void _unpack_batch(const Batch* batch, Py_ssize_t n, const real* packed, real* out) noexcept nogil:
+cdef void _unpack_batch(
+    Worker* worker, const Batch* batch, Py_ssize_t n, const real* packed, real* out
+) noexcept nogil:
+    """Write a batch back; panels are shared, or rows."""
     cdef const Tiles* cpu = tiles(out)
-    cdef Py_ssize_t L = cpu.lanes, p
+    cdef Py_ssize_t L = cpu.lanes, row = _rounded(n, L), p
+    cdef Share share = _share(worker, batch.n_panels if batch.n_panels else batch.n, 1)
     if batch.n_panels == 0:
-        cpu.unpack(batch.n, n, packed, _rounded(n, L), out, n)
-    for p in range(batch.n_panels):
+        cpu.unpack(share.end - share.first, n, packed + share.first * row, row, out + share.first * n, n)
+        return
+    for p in range(share.first, share.end):
         cpu.scatter_panel(
             n, packed + p * n * TILE_VECTORS * L, _panel_rows(batch, p, L), out + _panel_start(batch, p, L) * n, n, L, False
         )
@@ -81,16 +89,22 @@ cdef inline real* _at(const Batch* batch, Py_ssize_t n, real* packed, Py_ssize_t
 
 
 cdef bint _gather(
-    const Row* row, const Sources* sources, const int64_t* order, const Batch* batch, real* out
+    Worker* worker, const Row* row, const Sources* sources, const int64_t* order, const Batch* batch, real* out
 ) noexcept nogil:
-    """Pack a batch of samples, targets or weights; return whether dense ones are finite."""
-    cdef Py_ssize_t L = tiles(out).lanes, n = row.n_out, r, e
+    """Pack a batch of samples, targets or weights; return whether what this thread packed is finite, if it is dense."""
+    cdef Py_ssize_t L = tiles(out).lanes, n = row.n_out, r, e, unit
     cdef const void* source
+    cdef Share share
     if row.op == GATHER_ROWS:
         source = sources.X if row.source == FROM_X else (sources.y if row.source == FROM_Y else sources.sample_weight)
-        return _pack_batch(batch, n, <const real*> source, order, out)
-    memset(out, 0, (batch.n_panels * n * TILE_VECTORS * L if batch.n_panels else batch.n * _rounded(n, L)) * sizeof(real))
-    for r in range(batch.n):
+        return _pack_batch(worker, batch, n, <const real*> source, order, out)
+    share, unit = _share(worker, batch.n, 1), _rounded(n, L)
+    if batch.n_panels:  # from the first sample of a panel to the first one of another
+        share, unit = _share(worker, batch.n_panels, 1), n * TILE_VECTORS * L
+    memset(out + share.first * unit, 0, (share.end - share.first) * unit * sizeof(real))
+    if batch.n_panels:
+        share = Share(_panel_start(batch, share.first, L), min(batch.n, _panel_start(batch, share.end, L)))
+    for r in range(share.first, share.end):
         if row.op == GATHER_CLASSES:
             _at(batch, n, out, r, sources.classes[order[r]])[0] = 1
         else:
@@ -191,12 +205,6 @@ cdef inline real* _take(real** rest, Py_ssize_t n) noexcept nogil:
     return start
 
 
-cdef inline real* _take_strips(real** rest, const Batch* batch, const Layer* layer) noexcept nogil:
-    """Cut off what the kernels need for themselves: as much as `_strips_size` says."""
-    cdef Py_ssize_t L = tiles(rest[0]).lanes, n_in = _rounded(layer.n_in, L), n_out = _rounded(layer.n_out, L)
-    return _take(rest, n_out * _rounded(batch.n, L) + 2 * (n_in + n_out) + 4 * L)
-
-
 cdef inline real* _take_batch(real** rest, const Batch* batch, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t L = tiles(rest[0]).lanes
     return _take(rest, batch.n * _rounded(n, L) if batch.n_panels == 0 else batch.n_panels * n * TILE_VECTORS * L)
@@ -228,18 +236,16 @@ def _update_by_hand(
     cdef Layer layer = Layer(W.shape[0], W.shape[1], NULL, NULL, NULL, NULL, NULL, NULL)
     cdef const Tiles* cpu = tiles(&scratch[0])
     cdef real* rest = &scratch[0]
-    cdef real* strips
+    cdef Worker worker = _alone(&batch, &layer, &rest)
     cdef real* below
     cdef real* error
     cdef real* weights
     cdef bint moment = rule != NONE and rule != SGD, second = rule == ADAM
     cdef Py_ssize_t n_out = W.shape[1], n_bias = param_b.shape[0]
-    cdef double squares
     with nogil:
-        strips = _take_strips(&rest, &batch, &layer)
         below, error = _take_batch(&rest, &batch, layer.n_in), _take_batch(&rest, &batch, n_out)
-        _pack_batch(&batch, layer.n_in, &a_prev[0, 0], NULL, below)
-        _pack_batch(&batch, n_out, &delta[0, 0], NULL, error)
+        _pack_batch(&worker, &batch, layer.n_in, &a_prev[0, 0], NULL, below)
+        _pack_batch(&worker, &batch, n_out, &delta[0, 0], NULL, error)
         layer.W, layer.b = _take_weights(&rest, &layer, &param_W[0, 0]), _take_bias(&rest, &layer, &param_b[0], n_bias)
         weights = <real*> layer.W
         if rule == NONE:
@@ -248,7 +254,7 @@ def _update_by_hand(
             layer.m_W, layer.m_b = _take_weights(&rest, &layer, &m_W[0, 0]), _take_bias(&rest, &layer, &m_b[0], n_bias)
         if second:
             layer.v_W, layer.v_b = _take_weights(&rest, &layer, &v_W[0, 0]), _take_bias(&rest, &layer, &v_b[0], n_bias)
-        squares = _linear_update(&batch, below, error, rule, &step[0], &layer, weights, NULL, strips)
+        _linear_update(&worker, &batch, below, error, rule, &step[0], &layer, weights, NULL)
         _pack_weights(&layer, &param_W[0, 0], <real*> layer.W, True)
         if moment:
             _pack_weights(&layer, &m_W[0, 0], <real*> layer.m_W, True)
@@ -260,4 +266,4 @@ def _update_by_hand(
             cpu.unpack(1, n_out, layer.m_b, n_out, &m_b[0], n_out)
         if n_bias and second:
             cpu.unpack(1, n_out, layer.v_b, n_out, &v_b[0], n_out)
-    return squares
+    return _sum(worker.squares, (layer.n_in + GRAIN - 1) // GRAIN) if step[0].l2 != 0 else 0

@@ -41,7 +41,7 @@ def scratch_size(n_in, n_out, n_rows):
     return panel * (MAX_ROWS + 1 + max(n_in, n_out, n_rows)) + n_out * (n_rows + panel)
 
 
-def run_scratch_size(plan, n_rows):
+def run_scratch_size(plan, n_rows, n_threads):
     """Return how many elements of ``scratch`` a walk of ``plan`` needs: as many as its largest layer."""
     layers = [row for row in plan if row["op"] == Op.LINEAR_FORWARD]
     return max((scratch_size(int(row["n_in"]), int(row["n_out"]), n_rows) for row in layers), default=0)

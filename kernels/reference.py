@@ -27,7 +27,7 @@ def scratch_size(n_in: int, n_out: int, n_rows: int) -> int:
     return 0
 
 
-def run_scratch_size(plan: Array, n_rows: int) -> int:
+def run_scratch_size(plan: Array, n_rows: int, n_threads: int) -> int:
     """Return how many elements of ``scratch`` a walk of ``plan`` needs for batches of ``n_rows`` samples: none here."""
     return 0
 

@@ -253,11 +253,11 @@ static INLINE void product_tile(const int form, const int n_rows, const int n_ve
 
 static INLINE void product_of(const int form, const int n_vectors, const Product *p) {
     Product fixed = *p; /* the stores cannot change it */
-    ptrdiff_t row = 0;
+    ptrdiff_t row = fixed.first;
     if (!fixed.ends)
         fixed.bias = NULL, fixed.activation = IDENTITY;
 #define TILE(rows) product_tile(form, rows, n_vectors, &fixed, row)
-    EACH_TILE(TILE, row, fixed.n_rows)
+    EACH_TILE(TILE, row, fixed.end)
 #undef TILE
 }
 
@@ -315,14 +315,14 @@ static INLINE void transpose_block(vec x[LANES]) {
 #endif
 }
 
-static int gather_panel(ptrdiff_t n, const void *X, const int64_t *order, ptrdiff_t n_rows, ptrdiff_t width,
-                        void *panel) {
+static int gather_panel(ptrdiff_t n, const void *X, ptrdiff_t row, const int64_t *order, ptrdiff_t n_rows,
+                        ptrdiff_t width, void *panel) {
     vec zeros = splat(0);
     for (ptrdiff_t r = 0; r < width; r += LANES) {
         const REAL *rows[LANES];
         for (ptrdiff_t l = 0; l < LANES; l++) {
-            const ptrdiff_t row = r + l < n_rows ? r + l : n_rows - 1;
-            rows[l] = (const REAL *)X + (order ? order[row] : row) * n;
+            const ptrdiff_t sample = r + l < n_rows ? r + l : n_rows - 1;
+            rows[l] = (const REAL *)X + (order ? order[sample] : sample) * row;
         }
         for (ptrdiff_t j = 0; j < n; j += LANES) {
             REAL *target = (REAL *)panel + j * PITCH + r;

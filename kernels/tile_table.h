@@ -24,7 +24,8 @@ typedef struct {
     double grad_scale, loss_scale, l2, keep, rate, momentum, beta_1, beta_2, epsilon, decay;
 } Step;
 
-enum { TILE_VECTORS = 3, ROW_VECTORS = 8, CACHE_LINE = 64 };
+/* GRAIN: inputs of a layer that one thread updates, in whole tiles: these do not depend on how many threads there are. */
+enum { TILE_VECTORS = 3, ROW_VECTORS = 8, GRAIN = 8, CACHE_LINE = 64 };
 
 /* How a batch of n samples is packed: in panels, the first n_wide of them with `width` samples and the others with a
  * vector less; or, where n_panels is 0, in rows. */
@@ -36,10 +37,10 @@ typedef struct {
  * across strips (backward); or a batch in rows, and then the strips are B. */
 enum { ALONG_STRIPS, ACROSS_STRIPS, FEW_ROWS };
 
-/* Rows of a forward or backward product, C[r, :] = sum_k A[r, k] B[k, :], and what is done to a tile of them while it
+/* Rows of a forward or backward product: C[r, :] = sum_k A[r, k] B[k, :], and what is done to a tile of them while it
  * stands in registers. The sum ascends over k in one accumulator. */
 typedef struct {
-    ptrdiff_t n_rows, n_terms;
+    ptrdiff_t first, end, n_terms; /* the rows, from `first` to `end` */
     const void *A;
     ptrdiff_t a_next; /* from strip to strip; FEW_ROWS: from row to row */
     const void *B;    /* a panel; FEW_ROWS: strips */
@@ -73,7 +74,7 @@ typedef struct {
     const void *W;
     void *param, *m, *v; /* where the strips begin */
     ptrdiff_t w_vector;
-    double *squares; /* the sum of W^2, added to unless l2 is 0 */
+    double *squares; /* sums of W^2, one for GRAIN inputs, added to unless l2 is 0 */
     Ahead *ahead;    /* or NULL */
 } Update;
 
@@ -89,10 +90,11 @@ typedef struct {
     void (*unpack)(ptrdiff_t n_rows, ptrdiff_t columns, const void *from, ptrdiff_t from_row, void *to,
                    ptrdiff_t to_row);
 
-    /* Transpose: the samples order[0 .. n_rows] (or the first ones, if order is NULL) of X (., n) become the columns of a
-     * panel; from n_rows to width the last one is repeated. Return whether no element is infinite or NaN. */
-    int (*gather_panel)(ptrdiff_t n, const void *X, const int64_t *order, ptrdiff_t n_rows, ptrdiff_t width,
-                        void *panel);
+    /* Transpose: n elements of the samples order[0 .. n_rows] (or of the first ones, if order is NULL), which stand `row`
+     * apart in X, become the columns of a panel; from n_rows to width the last one is repeated. Return whether no element
+     * is infinite or NaN. */
+    int (*gather_panel)(ptrdiff_t n, const void *X, ptrdiff_t row, const int64_t *order, ptrdiff_t n_rows,
+                        ptrdiff_t width, void *panel);
 
     /* Transpose a panel: sample r to out + r * row, in whole vectors filled up with zeros if `fill`; the next L units of a
      * sample stand `vector` further on. */

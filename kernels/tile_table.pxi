@@ -6,7 +6,7 @@ cdef extern from "tile_table.h":
         IDENTITY, RELU, LOGISTIC, TANH, SOFTMAX, EXP
         SQUARED_ERROR, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, POISSON
         NONE, SGD, MOMENTUM, NESTEROV, ADAM
-        TILE_VECTORS, CACHE_LINE
+        TILE_VECTORS, GRAIN, CACHE_LINE
         ALONG_STRIPS, ACROSS_STRIPS, FEW_ROWS
 
     ctypedef struct Step:
@@ -16,7 +16,7 @@ cdef extern from "tile_table.h":
         Py_ssize_t n, n_panels, n_wide, width
 
     ctypedef struct Product:
-        Py_ssize_t n_rows, n_terms
+        Py_ssize_t first, end, n_terms
         const void* A
         Py_ssize_t a_next
         const void* B
@@ -60,7 +60,8 @@ cdef extern from "tile_table.h":
             Py_ssize_t n_rows, Py_ssize_t columns, const void* source, Py_ssize_t from_row, void* to, Py_ssize_t to_row
         ) noexcept nogil
         bint (*gather_panel)(
-            Py_ssize_t n, const void* X, const int64_t* order, Py_ssize_t n_rows, Py_ssize_t width, void* panel
+            Py_ssize_t n, const void* X, Py_ssize_t row, const int64_t* order, Py_ssize_t n_rows, Py_ssize_t width,
+            void* panel
         ) noexcept nogil
         void (*scatter_panel)(
             Py_ssize_t n, const void* panel, Py_ssize_t n_rows, void* out, Py_ssize_t row, Py_ssize_t vector,

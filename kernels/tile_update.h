@@ -71,11 +71,10 @@ static void apply(int rule, const Step *step, double scale, ptrdiff_t n, const v
     switch (rule) { EACH_RULE(APPLY) }
 }
 
-/* A tile whose sums are complete, how many of its vectors the optimiser has taken, and the sums of W^2 of those and of all
- * tiles before: many small sums lose less than a long one. */
+/* A tile whose sums are complete, how many of its vectors the optimiser has taken, and the sums of W^2 of those. */
 typedef struct {
     ptrdiff_t row, n_rows, n_vectors, taken;
-    vec sums[TILE_VECTORS * MAX_ROWS], squares, squares_before;
+    vec sums[TILE_VECTORS * MAX_ROWS], squares;
 } Waiting;
 
 /* The optimiser on the next vector of a tile that waits. */
@@ -97,7 +96,8 @@ static INLINE void finish_vector(const int rule, const Step *step, const Rates *
 static INLINE void finish_tile(const int rule, const Step *step, const Rates *rates, const Update *u, Waiting *tile) {
     while (tile->taken < tile->n_vectors * MAX_ROWS)
         finish_vector(rule, step, rates, u, tile);
-    tile->squares_before += tile->squares;
+    if (step->l2 != 0 && tile->n_vectors)
+        u->squares[tile->row / GRAIN] += sum_lanes(tile->squares);
     tile->squares = splat(0);
 }
 
@@ -187,12 +187,11 @@ static INLINE void update_of(const int rule, const int form, const int n_vectors
     Waiting last;
     rates_of(&step, step.grad_scale, &rates);
     last.row = last.n_rows = last.n_vectors = last.taken = 0;
-    last.squares = last.squares_before = splat(0);
+    last.squares = splat(0);
 #define TILE(rows) update_tile(rule, form, rows, n_vectors, &step, &rates, &fixed, row, &last)
     EACH_TILE(TILE, row, fixed.end)
 #undef TILE
     finish_tile(rule, &step, &rates, &fixed, &last);
-    *fixed.squares += sum_lanes(last.squares_before);
 }
 
 #define UPDATE(rule)                                                                                                   \

@@ -313,7 +313,7 @@ def _train_steps(draw: Draws, options: Options, backend: Backend) -> dict[str, A
         "steps": options.steps(n_steps),
         "order": draw.order(length, n),
         "batch_size": options.batch,
-        "buffers": run_buffers(plan, backend, data, state),
+        "buffers": run_buffers(plan, backend, data, state, 1),
         "losses": np.zeros(3),
     }
 
@@ -322,12 +322,7 @@ def _predict(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
     n, length = options.batch + 3, 2 * options.batch + 1
     layout = _layout(options)
     plan = prediction_plan(layout, _activations(options), options.batch, Data(sparse=options.sparse))
-    buffers = run_buffers(
-        plan,
-        backend,
-        _samples(draw, options, n),
-        {"params": _parameters(draw, layout)},
-    )
+    buffers = run_buffers(plan, backend, _samples(draw, options, n), {"params": _parameters(draw, layout)}, 1)
     return {
         "plan": plan.rows,
         "order": draw.order(length, n),

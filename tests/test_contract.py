@@ -47,7 +47,7 @@ def test_operations_are_defined_in_the_contracts_order(backend: kernels.Backend)
 def test_backend_has_scratch_size(backend: kernels.Backend) -> None:
     assert parameters(backend.module.scratch_size) == ["n_in", "n_out", "n_rows"]
     assert backend.module.scratch_size(3, 4, 5) >= 0
-    assert parameters(backend.module.run_scratch_size) == ["plan", "n_rows"]
+    assert parameters(backend.module.run_scratch_size) == ["plan", "n_rows", "n_threads"]
 
 
 def _row(op: kernels.Op, **values: int) -> np.ndarray:

@@ -69,7 +69,7 @@ def test_steps_end_before_samples_that_are_not_finite(backend: kernels.Backend, 
         Data(classes=True, checked=False),
     )
     data = {**no_data(np.float64, 7, 3), "X": X, "classes": y.astype(np.int64)}
-    buffers = run_buffers(plan, backend, data, {"params": net.parameters})
+    buffers = run_buffers(plan, backend, data, {"params": net.parameters}, 1)
     losses = np.zeros(3)
     steps = kernels.step_table(5, rate=0.1)
     backend.train_steps(plan.rows, steps, np.arange(5 * batch), batch, buffers, losses)

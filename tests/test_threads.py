@@ -1,0 +1,255 @@
+"""Threads: what they share, how many there are, and that nobody can see from a result how many there were."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+from fastbp.kernels import threads
+from hypothesis import given
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
+
+import fastbp
+from fastbp import kernels
+from fastbp.pace import SECONDS_BETWEEN_TRIALS, Pace
+from fastbp.plan import Data, Layout, no_data, prediction_plan, run_buffers, training_plan
+from fastbp.threads import FLOPS_WORTH_THREADS, available_threads, threads_for
+
+ACTIVATIONS = [kernels.Activation.RELU, kernels.Activation.TANH]
+OUTPUTS = {
+    kernels.Loss.CROSS_ENTROPY: kernels.Activation.SOFTMAX,
+    kernels.Loss.SQUARED_ERROR: kernels.Activation.IDENTITY,
+}
+RULES = list(kernels.Optimizer)
+
+
+def train(
+    backend: kernels.Backend, sizes: tuple[int, ...], batch_size: int, n_threads: int, **options: Any
+) -> tuple[np.ndarray, ...]:
+    """Run three mini-batches, the last one shorter; return parameters, moments, losses, and predictions."""
+    rng = np.random.default_rng(options.get("seed", 0))
+    layout, dtype, n = Layout(sizes), options.get("dtype", "float32"), 2 * batch_size + (batch_size + 1) // 2
+    loss, hidden = options.get("loss", kernels.Loss.CROSS_ENTROPY), options.get("hidden", kernels.Activation.RELU)
+    activations = (*[hidden] * (layout.n_layers - 1), OUTPUTS[loss])
+    X = rng.standard_normal((n, sizes[0])) * (rng.random((n, sizes[0])) < 0.7)
+    data = {**no_data(dtype, sizes[0], sizes[-1]), "X": X.astype(dtype)}
+    data["sample_weight"] = rng.random((n, 1)).astype(dtype) if options.get("weighted") else data["sample_weight"]
+    if loss == kernels.Loss.CROSS_ENTROPY:
+        data["classes"] = rng.integers(0, sizes[-1], n)
+    else:
+        data["y"] = rng.standard_normal((n, sizes[-1])).astype(dtype)
+    form = Data(classes=bool(data["classes"].size), weighted=bool(data["sample_weight"].size))
+    rule = options.get("rule", kernels.Optimizer.ADAM)
+    plan = training_plan(layout, activations, loss, rule, batch_size, form)
+    state = {name: rng.standard_normal(layout.size).astype(dtype) for name in ("params", "m")}
+    state["v"] = rng.random(layout.size).astype(dtype)
+    rates = {"rate": 0.01, "momentum": 0.9, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-8}
+    steps = kernels.step_table(3, l2=options.get("l2", 0.1), grad_scale=1 / batch_size, **rates)
+    buffers, losses = run_buffers(plan, backend, data, state, n_threads), np.zeros(3)
+    backend.train_steps(plan.rows, steps, rng.permutation(n), batch_size, buffers, losses, n_threads=n_threads)
+    forward = prediction_plan(layout, activations, batch_size, Data())
+    out, order = np.empty((n, sizes[-1]), dtype), np.arange(n)
+    buffers = run_buffers(forward, backend, data, {"params": state["params"]}, n_threads)
+    backend.predict(forward.rows, order, batch_size, buffers, out, n_threads=n_threads)
+    return (*state.values(), losses, out)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", RULES)
+@given(
+    sizes=st.lists(st.integers(1, 70), min_size=2, max_size=4),
+    batch_size=st.integers(1, 120),
+    loss=st.sampled_from(list(OUTPUTS)),
+    hidden=st.sampled_from(ACTIVATIONS),
+    l2=st.sampled_from([0.0, 0.1]),
+    weighted=st.booleans(),
+    n_threads=st.sampled_from([2, 3, 4, 8]),
+)
+def test_the_number_of_threads_does_not_change_a_bit(
+    compiled_name: str, dtype: str, rule: int, sizes: list[int], batch_size: int, n_threads: int, **options: Any
+) -> None:
+    backend = kernels.backend(compiled_name)
+    if options["loss"] == kernels.Loss.CROSS_ENTROPY:
+        sizes[-1] += 1
+    case = {"dtype": dtype, "rule": rule, **options}
+    alone = train(backend, tuple(sizes), batch_size, 1, **case)
+    for got, wanted in zip(train(backend, tuple(sizes), batch_size, n_threads, **case), alone, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 100])
+def test_each_thread_does_a_part_of_the_tiles(compiled: str, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two threads runs alone, while somebody else comes to the barrier in the other one's place."""
+    module = kernels.backend(compiled).module
+    changed = []
+
+    def only(chosen: int) -> Any:
+        def together(work: Any, n_threads: int) -> None:
+            barrier = threads.make_barrier(n_threads)
+            worker = threading.Thread(target=work, args=(chosen, barrier))
+            worker.start()
+            while worker.is_alive():
+                if barrier[threads.ARRIVED] == 1:
+                    barrier[threads.ARRIVED] = 0
+                    barrier[threads.GENERATION] += 1
+                time.sleep(0)
+
+        return together
+
+    for thread in (0, 1):
+        monkeypatch.setattr(module, "together", only(thread))
+        before = train_one_layer(module, batch_size, steps=False)
+        changed.append((train_one_layer(module, batch_size) != before).any(axis=1))
+    assert changed[0].any()
+    assert changed[1].any()
+    assert (changed[0] ^ changed[1]).all(), "every row of W is updated by one of the threads"
+
+
+def train_one_layer(module: Any, batch_size: int, steps: bool = True) -> np.ndarray:
+    """Return the weights of one layer (40, 9) after a step of plain gradient descent in two threads."""
+    rng, layout = np.random.default_rng(0), Layout((40, 9))
+    loss, activation = kernels.Loss.SQUARED_ERROR, (kernels.Activation.IDENTITY,)
+    plan = training_plan(layout, activation, loss, kernels.Optimizer.SGD, batch_size, Data())
+    data = {**no_data("float32", 40, 9)}
+    data["X"], data["y"] = (1 + rng.random((batch_size, n), dtype="float32") for n in (40, 9))
+    backend = kernels.Backend("under test", module)
+    buffers = run_buffers(plan, backend, data, {"params": np.ones(layout.size, "float32")}, 2)
+    buffers.work[:] = buffers.scratch[:] = 1  # the other thread's parts of activations and errors
+    if steps:
+        table = kernels.step_table(1, rate=0.1)
+        module.pack(plan.rows, buffers)
+        module.train_steps(plan.rows, table, np.arange(batch_size), batch_size, buffers, np.zeros(3), 2)
+        module.unpack(plan.rows, buffers)
+    return buffers.params[:360].reshape(40, 9)
+
+
+def test_threads_that_cannot_be_started_are_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, seen = threading.Thread.start, []
+
+    def start_two(thread: threading.Thread) -> None:
+        if len(seen) == 2:
+            raise RuntimeError("can't start new thread")
+        seen.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_two)
+    done = []
+    threads.together(lambda thread, barrier: done.append((thread, int(barrier[threads.N_THREADS]))), 8)
+    assert sorted(done) == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_nobody_waits_for_a_thread_that_was_interrupted(compiled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the first thread, before it enters the kernel: the others leave it, and the next run works."""
+    module, together = kernels.backend(compiled).module, threads.together
+
+    def interrupted(work: Any, n_threads: int) -> None:
+        def enter(thread: int, barrier: np.ndarray) -> None:
+            if thread == 0:
+                time.sleep(0.05)
+                raise KeyboardInterrupt
+            work(thread, barrier)
+
+        together(enter, n_threads)
+
+    wanted = train(kernels.backend(compiled), (20, 10, 3), 50, 1)
+    monkeypatch.setattr(module, "together", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(kernels.backend(compiled), (20, 10, 3), 50, 3)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fastbp-")]
+    monkeypatch.undo()
+    for got, expected in zip(train(kernels.backend(compiled), (20, 10, 3), 50, 3), wanted, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_more_threads_than_processors_sleep_while_they_wait() -> None:
+    assert threads.make_barrier(threads.usable_processors())[threads.N_SPINS] > 0 or threads.usable_processors() == 1
+    assert threads.make_barrier(threads.usable_processors() + 1)[threads.N_SPINS] == 0
+
+
+# ------------------------------------------------------------------------------------------- how many threads
+
+
+def test_as_many_threads_as_asked_for() -> None:
+    assert threads_for(3, 1.0) == threads_for(3, 1e12) == 3
+
+
+def test_one_thread_where_a_batch_is_little_work() -> None:
+    assert threads_for(None, 0.9 * FLOPS_WORTH_THREADS) == 1
+    assert threads_for(None, FLOPS_WORTH_THREADS) == available_threads()
+
+
+@pytest.mark.parametrize(("value", "limit"), [("1", 1), ("1,4", 1), ("64", 64), ("0", 64), ("many", 64), ("", 64)])
+def test_omp_num_threads_limits(monkeypatch: pytest.MonkeyPatch, value: str, limit: int) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert 1 <= available_threads() <= limit
+    assert (available_threads() == 1) == (limit == 1 or threads.usable_processors() == 1)
+
+
+def test_threadpoolctl_limits() -> None:
+    with threadpool_limits(1):
+        assert available_threads() == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
+def test_affinity_limits() -> None:
+    """In a process of its own: the affinity of this one's threads is left alone."""
+    program = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    program += "from fastbp.threads import available_threads; print(available_threads())"
+    environment = {**os.environ, "PYTHONPATH": str(Path(fastbp.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+
+
+@pytest.mark.parametrize("kind", ["loky", "threading"])
+def test_one_thread_in_a_worker_of_joblib(kind: str) -> None:
+    calls = (joblib.delayed(available_threads)() for _ in range(2))
+    n_jobs = max(2, threads.usable_processors())
+    assert joblib.Parallel(n_jobs=n_jobs, backend=kind)(calls) == [1, 1]
+
+
+# ----------------------------------------------------------------------------------------------------- pace
+
+
+def run(pace: Pace, speed: dict[int, float], seconds: float) -> list[int]:
+    """Train for so long at so many seconds a step; return the number of threads of each piece."""
+    chosen, spent = [], 0.0
+    while spent < seconds:
+        n_steps, n_threads = pace.next()
+        pace.observe(n_steps, n_threads, n_steps * speed[n_threads])
+        chosen.append(n_threads)
+        spent += n_steps * speed[n_threads]
+    return chosen
+
+
+def make_pace(n_threads: int) -> Pace:
+    layout = Layout((784, 100, 10))
+    activations = kernels.Activation.RELU, kernels.Activation.SOFTMAX
+    plan = training_plan(layout, activations, kernels.Loss.CROSS_ENTROPY, kernels.Optimizer.ADAM, 200, Data())
+    return Pace(plan, n_threads)
+
+
+def test_one_thread_is_not_tried_against_others() -> None:
+    assert set(run(make_pace(1), {1: 1e-3}, 3)) == {1}
+
+
+@pytest.mark.parametrize(("seconds_alone", "faster"), [(0.9e-3, 1), (1.1e-3, 4)])
+def test_the_faster_number_of_threads_is_taken(seconds_alone: float, faster: int) -> None:
+    pieces = run(make_pace(4), {4: 1e-3, 1: seconds_alone}, 5 * SECONDS_BETWEEN_TRIALS)
+    assert set(pieces[:4]) == {1, 4}
+    assert pieces[4:].count(faster) > 0.8 * len(pieces[4:])
+
+
+def test_threads_give_way_to_another_process_and_come_back() -> None:
+    pace = make_pace(2)
+    assert run(pace, {2: 0.6e-3, 1: 1e-3}, 3)[-2:] == [2, 2]
+    assert run(pace, {2: 3e-3, 1: 1e-3}, 3)[-2:] == [1, 1]
+    assert run(pace, {2: 0.6e-3, 1: 1e-3}, 5)[-2:] == [2, 2]
