@@ -1,143 +1,211 @@
 """Backend ``numba``: the operations of `reference`, compiled by Numba; arguments and formulas stand there.
 
-A product runs over tiles (`numba_tiles`): a panel of columns is packed, each tile of it leaves its sums in a small
-block of scratch, and what follows the product (bias and activation, Hadamard product, optimiser) is done to that block
-while it is in the first-level cache. The operations take arrays; the kernels behind them, named alike with an
-underscore, take pointers, so that `train_steps` walks a plan without making views.
+It is the backend `cython` in Numba's words: `numba_packing` and `numba_workers` are its ``.pxi`` files, and the
+primitives of `numba_tiles` and `numba_rows` its C. The operations take arrays; the kernels behind them, named alike
+with an underscore, take pointers, so that `train_steps` walks a plan without making views. In the kernels ``tiles``
+points to a table of the primitives' addresses.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
 
 from __future__ import annotations
 
-import math
+from numba import int32
 
-from .contract import NONE, Activation, Loss, Op, Optimizer, Source
-from .numba_jit import as_writable, jit
-from .numba_math import exp, logistic, tanh
-from .numba_tiles import MAX_ROWS, TILE_VECTORS, tile
+from . import contract
+from .contract import NONE, Activation, Op, Optimizer, Source
+from .numba_jit import as_writable, inlined, jit, kernel, tiles_of
+from .numba_packing import (
+    Layer,
+    Sources,
+    States,
+    clear,
+    gather,
+    give_back,
+    layer_of,
+    make_batch,
+    numbers_of,
+    pack_batch,
+    pack_state,
+    panel_rows,
+    panel_start,
+    panel_width,
+    place,
+    take_batch,
+    take_layer,
+    take_weights,
+    uncounted,
+    unpack_batch,
+)
+from .numba_rows import (
+    activate,
+    add_outer,
+    apply,
+    is_finite,
+    list_nonzero,
+    output_panel,
+    output_row,
+    row_products,
+    scatter_panel,
+    softmax,
+    softmax_panel,
+    sum_rows,
+    through_activation,
+    weighted_rows,
+)
+from .numba_tiles import ACROSS_STRIPS, ALONG_STRIPS, CACHE_LINE, FEW_ROWS, GRAIN, TILE_VECTORS, product, update
 from .numba_vectors import (
     VECTOR_BYTES,
+    address_of,
+    as_pointer_to,
     at,
-    epsilon,
+    is_null,
     lanes,
     load,
     load_vector,
-    max_lanes,
-    maximum,
+    null,
     pointer,
-    splat,
-    sqrt,
     store,
     store_vector,
-    sum_lanes,
-    zero_where_zero,
 )
+from .numba_workers import (
+    Ahead,
+    Share,
+    alone,
+    atomic_load,
+    atomic_store,
+    largest,
+    meet,
+    rounded,
+    share,
+    sum_of,
+    worker_of,
+    workspace_size,
+)
+from .threads import STOPPED, together
+
+BLOCK_SIZE = 196608
+"""Elements of a batch that stay in the second-level cache, beside weights."""
 
 
 def scratch_size(n_in, n_out, n_rows):
-    """Return how many elements of ``scratch`` the operations need for layers up to this size."""
-    panel = TILE_VECTORS * VECTOR_BYTES // 4
-    return panel * (MAX_ROWS + 1 + max(n_in, n_out, n_rows)) + n_out * (n_rows + panel)
+    """Return how many elements of ``scratch`` an operation on a layer needs: its arguments packed."""
+    n_in, n_out, n_rows = _whole(n_in), _whole(n_out), _whole(n_rows)
+    batch = 2 * (contract.room(n_rows, n_in) + contract.room(n_rows, n_out))
+    return workspace_size(n_in, n_out, n_rows, 1) + batch + 3 * (n_in + 1) * n_out
 
 
 def run_scratch_size(plan, n_rows, n_threads):
-    """Return how many elements of ``scratch`` a walk of ``plan`` needs: as many as its largest layer."""
+    """Return how many elements of ``scratch`` a walk of ``plan`` needs: parameters packed, and its largest layer."""
     layers = [row for row in plan if row["op"] == Op.LINEAR_FORWARD]
-    return max((scratch_size(int(row["n_in"]), int(row["n_out"]), n_rows) for row in layers), default=0)
+    sizes = [(_whole(int(row["n_in"])), _whole(int(row["n_out"]))) for row in layers]
+    n_in, n_out = (max(size, default=0) for size in ([n for n, _ in sizes], [n for _, n in sizes]))
+    packed = sum((n_in + 1) * n_out for n_in, n_out in sizes)
+    outputs = contract.room(n_rows, n_out)  # of a prediction
+    return workspace_size(n_in, n_out, _whole(n_rows), n_threads) + outputs + sum(_used(plan)) * packed
 
 
-PACKS = False
+def _whole(n):
+    """Return n rounded up to whole vectors of the most lanes."""
+    most_lanes = VECTOR_BYTES // 4
+    return -(-n // most_lanes) * most_lanes
+
+
+def _used(plan):
+    """Return whether a plan uses params, grads, m and v: 1 or 0."""
+    ops = plan["op"].tolist()
+    updates = Op.LINEAR_UPDATE, Op.OPTIMIZER_STEP
+    rules = {rule for op, rule in zip(ops, plan["optimizer"].tolist(), strict=True) if op in updates}
+    gradient = Op.LINEAR_GRAD in ops or Op.OPTIMIZER_STEP in ops
+    return 1, int(gradient), int(bool(rules - {Optimizer.SGD})), int(Optimizer.ADAM in rules)
+
+
+PACKS = True
 
 
 def pack(plan, buffers, moments=True):
-    """Prepare the parameters of a run for `train_steps`: it takes them as they are."""
+    """Pack the parameters of a run, and what goes with them, into ``scratch``, where `train_steps` works on them."""
+    _pack(*_packing(plan, buffers), True, moments, False)
 
 
 def unpack(plan, buffers, params=True, moments=True):
-    """Write back what `train_steps` changed: it stands there already."""
+    """Write the parameters of a run, and what goes with them, back to where their owner looks for them."""
+    _pack(*_packing(plan, buffers), params, moments, True)
 
 
-@jit
-def gather_rows(X, order, out, n_threads):
-    _gather_rows(pointer(X), out.shape[1], pointer(order), order.size, pointer(out))
+def gather_rows(X, order, out, n_threads=1):
+    _gather_rows(X, order, out)
 
 
-@jit
-def gather_csr_rows(data, indices, indptr, order, out, n_threads):
-    source = pointer(data), pointer(indices), pointer(indptr)
-    _gather_csr_rows(*source, out.shape[1], pointer(order), order.size, pointer(out))
+def gather_csr_rows(data, indices, indptr, order, out, n_threads=1):
+    _gather_csr_rows(data, indices, indptr, order, out)
 
 
-@jit
-def gather_classes(classes, order, out, n_threads):
-    _gather_classes(pointer(classes), out.shape[1], pointer(order), order.size, pointer(out))
+def gather_classes(classes, order, out, n_threads=1):
+    _gather_classes(classes, order, out)
 
 
-@jit
-def linear_forward(a_prev, W, b, activation, a, saved, scratch, n_threads):
-    weights = pointer(W), pointer(b), b.size > 0
-    _linear_forward(pointer(a_prev), *a.shape, W.shape[0], *weights, activation, pointer(a), pointer(scratch))
+def linear_forward(a_prev, W, b, activation, a, saved, scratch, n_threads=1):
+    _forward_by_hand(_tiles(a), a_prev, W, b, activation, a, scratch)
 
 
-@jit
-def output_delta(a, y, sample_weight, activation, loss, delta, n_threads):
-    weight = pointer(sample_weight), sample_weight.size > 0
-    return _output_delta(pointer(a), pointer(y), *weight, *a.shape, activation, loss, pointer(delta))
+def output_delta(a, y, sample_weight, activation, loss, delta, n_threads=1):
+    return _output_by_hand(_tiles(a), a, y, sample_weight, activation, loss, delta)
 
 
-@jit
-def backprop_delta(delta, W, a_prev, activation, saved, delta_prev, scratch, n_threads):
-    below = pointer(a_prev), activation, pointer(delta_prev)
-    _backprop_delta(pointer(delta), *delta.shape, W.shape[0], pointer(W), *below, pointer(scratch))
+def backprop_delta(delta, W, a_prev, activation, saved, delta_prev, scratch, n_threads=1):
+    _backprop_by_hand(_tiles(delta), delta, W, a_prev, activation, delta_prev, scratch)
 
 
-@jit
-def linear_grad(a_prev, delta, step, W, grad_W, grad_b, scratch, n_threads):
-    shape = delta.shape[0], delta.shape[1], W.shape[0]
-    gradient = pointer(grad_W), pointer(grad_b), grad_b.size > 0
-    return _linear_grad(pointer(a_prev), pointer(delta), *shape, step, 0, pointer(W), *gradient, pointer(scratch))
+def linear_grad(a_prev, delta, step, W, grad_W, grad_b, scratch, n_threads=1):
+    moments = grad_W, grad_b, grad_W, grad_b  # there are none
+    return _update_by_hand(_tiles(W), a_prev, delta, NONE, step, W, grad_W, grad_b, *moments, scratch)
 
 
-@jit
-def sgd_step(grad, step, param, n_threads):
-    _sgd_step(pointer(grad), param.size, step, 0, pointer(param))
+def sgd_step(grad, step, param, n_threads=1):
+    _step_by_hand(_tiles(grad), Optimizer.SGD.value, grad, step, param, param, param)
 
 
-@jit
-def momentum_step(grad, step, param, velocity, n_threads):
-    _momentum_step(pointer(grad), param.size, step, 0, pointer(param), pointer(velocity))
+def momentum_step(grad, step, param, velocity, n_threads=1):
+    _step_by_hand(_tiles(grad), Optimizer.MOMENTUM.value, grad, step, param, velocity, velocity)
 
 
-@jit
-def nesterov_step(grad, step, param, velocity, n_threads):
-    _nesterov_step(pointer(grad), param.size, step, 0, pointer(param), pointer(velocity))
+def nesterov_step(grad, step, param, velocity, n_threads=1):
+    _step_by_hand(_tiles(grad), Optimizer.NESTEROV.value, grad, step, param, velocity, velocity)
 
 
-@jit
-def adam_step(grad, step, param, m, v, n_threads):
-    _adam_step(pointer(grad), param.size, step, 0, pointer(param), pointer(m), pointer(v))
+def adam_step(grad, step, param, m, v, n_threads=1):
+    _step_by_hand(_tiles(grad), Optimizer.ADAM.value, grad, step, param, m, v)
 
 
-@jit
-def linear_update(a_prev, delta, optimizer, step, W, b, m_W, m_b, v_W, v_b, scratch, n_threads):
-    shape = delta.shape[0], delta.shape[1], W.shape[0]
-    weights = pointer(W), pointer(m_W), pointer(v_W)
-    bias = pointer(b), pointer(m_b), pointer(v_b), b.size > 0
-    return _linear_update(
-        pointer(a_prev), pointer(delta), *shape, optimizer, step, 0, *weights, *bias, pointer(scratch)
-    )
+def linear_update(a_prev, delta, optimizer, step, W, b, m_W, m_b, v_W, v_b, scratch, n_threads=1):
+    return _update_by_hand(_tiles(W), a_prev, delta, optimizer, step, W, W, b, m_W, m_b, v_W, v_b, scratch)
 
 
-def train_steps(plan, steps, order, batch_size, buffers, losses, n_threads):
-    _train_steps(plan, steps, order, batch_size, *_flat(buffers), losses)
+def train_steps(plan, steps, order, batch_size, buffers, losses, n_threads=1):
+    tiles, used, flat = _tiles(buffers.params), _used(plan), _flat(buffers)
+
+    def work(thread, barrier):
+        _train_steps(thread, barrier, tiles, plan.copy(), plan.copy(), used, steps, order, batch_size, *flat, losses)
+
+    together(work, n_threads)
 
 
-def predict(plan, order, batch_size, buffers, out, n_threads):
-    _predict(plan, order, batch_size, *_flat(buffers), out)
+def predict(plan, order, batch_size, buffers, out, n_threads=1):
+    tiles, flat = _tiles(buffers.params), _flat(buffers)
+
+    def work(thread, barrier):
+        _predict(thread, barrier, tiles, plan.copy(), plan.copy(), order, batch_size, *flat, out)
+
+    together(work, n_threads)
 
 
 # ------------------------------------------------------------------------------------------------- kernels
+
+
+def _tiles(array):
+    """Return the addresses of the primitives for an array's elements."""
+    return tiles_of(array.dtype.name)
 
 
 def _flat(buffers):
@@ -145,141 +213,106 @@ def _flat(buffers):
     return tuple(as_writable(array).reshape(array.size) for array in buffers)
 
 
-@jit
-def _gather_rows(X, n_columns, order, n_rows, out):
-    for r in range(n_rows):
-        source, target = at(X, load(order, r) * n_columns), at(out, r * n_columns)
-        for j in range(0, n_columns, lanes(out)):
-            rest = n_columns - j
-            store_vector(at(target, j), rest, load_vector(at(source, j), rest, 0))
-
-
-@jit
-def _gather_csr_rows(data, indices, indptr, n_columns, order, n_rows, out):
-    _fill(out, n_rows * n_columns, 0)
-    for r in range(n_rows):
-        target, sample = at(out, r * n_columns), load(order, r)
-        for e in range(load(indptr, sample), load(indptr, sample + 1)):
-            j = load(indices, e)
-            store(target, j, load(target, j) + load(data, e))
-
-
-@jit
-def _gather_classes(classes, n_columns, order, n_rows, out):
-    _fill(out, n_rows * n_columns, 0)
-    for r in range(n_rows):
-        store(out, r * n_columns + load(classes, load(order, r)), 1)
-
-
-@jit
-def _linear_forward(a_prev, n_rows, n_out, n_in, W, b, has_bias, activation, a, scratch):
-    vector, width = lanes(a), TILE_VECTORS * lanes(a)
-    panel = at(scratch, (MAX_ROWS + 1) * width)
-    for o in range(0, n_out, width):
-        columns = min(width, n_out - o)
-        n_vectors = (columns + vector - 1) // vector
-        if n_rows > MAX_ROWS or columns % vector:
-            stride, source = n_vectors * vector, panel
-            _pack(n_in, columns, at(W, o), n_out, panel, stride)
-        else:
-            stride, source = n_out, at(W, o)
-        r = 0
-        while r < n_rows:
-            rows = _tile_rows(n_rows - r)
-            _tile(rows, n_vectors, n_in, at(a_prev, r * n_in), n_in, 1, source, stride, scratch)
-            sums = scratch, n_vectors * vector
-            _activate(rows, columns, *sums, at(b, o), has_bias, activation, at(a, r * n_out + o), n_out)
-            r += rows
+@kernel("vWBpLiip")
+def _linear_forward(tiles, worker, batch, a_prev, layer, activation, skip_zeros, a):
+    after = Activation.IDENTITY if activation == Activation.SOFTMAX else activation
+    if batch.n == 1:
+        _forward_one(tiles, worker, a_prev, layer, after, skip_zeros, a)
+    elif batch.n_panels == 0:
+        _forward_rows(tiles, worker, batch, a_prev, layer, after, a)
+    else:
+        _forward_panels(tiles, worker, batch, a_prev, layer, after, a)
     if activation == Activation.SOFTMAX:
-        for r in range(n_rows):
-            _softmax(at(a, r * n_out), n_out)
+        meet(worker)
+        _softmax(tiles, worker, batch, layer.n_out, a)
 
 
-@jit
-def _output_delta(a, y, weight, has_weight, n_rows, n_out, activation, loss, delta):
-    total = 0.0
-    for r in range(n_rows):
-        a_row, y_row, delta_row = at(a, r * n_out), at(y, r * n_out), at(delta, r * n_out)
-        for j in range(n_out):
-            store(delta_row, j, load(a_row, j) - load(y_row, j))
-        if loss == Loss.SQUARED_ERROR:
-            sample_loss = _half_square_sum(delta_row, n_out)
-            if activation == Activation.SOFTMAX:
-                _through_softmax(a_row, n_out, delta_row)
-            else:
-                _through_activation(a_row, activation, n_out, delta_row)
-        else:
-            sample_loss = _log_loss(a_row, y_row, n_out, epsilon(a), loss)
-        if has_weight:
-            w = load(weight, r)
-            sample_loss *= w
-            for j in range(n_out):
-                store(delta_row, j, load(delta_row, j) * w)
-        total += sample_loss
-    return total
+@kernel("vWBipppiip")
+def _output_delta(tiles, worker, batch, n_out, a, y, weight, activation, loss, delta):
+    """Samples are shared as in `_softmax`. The losses of panels, or of rows, are left in ``worker.losses``."""
+    L = lanes(delta)
+    row, pitch = rounded(n_out, L), TILE_VECTORS * L
+    first, end = share(worker, batch.n_panels if batch.n_panels else batch.n, 1)
+    if batch.n_panels == 0:
+        for r in range(first, end):
+            factor = 1.0 if is_null(weight) else load(weight, r * L)
+            pair = at(a, r * row), at(y, r * row)
+            loss_of_row = output_row(tiles, n_out, 1, activation, loss, *pair, factor, at(delta, r * row))
+            store(worker.losses, r, loss_of_row)
+        return
+    for p in range(first, end):
+        here, samples = p * n_out * pitch, (panel_width(batch, p, L), panel_rows(batch, p, L))
+        panels = at(a, here), at(y, here), _further(weight, p * pitch), at(delta, here)
+        store(worker.losses, p, output_panel(tiles, n_out, *samples, activation, loss, *panels))
 
 
-@jit
-def _backprop_delta(delta, n_rows, n_out, n_in, W, a_prev, activation, delta_prev, scratch):
-    vector, width = lanes(delta), TILE_VECTORS * lanes(delta)
-    padded = (n_rows + vector - 1) // vector * vector
-    transposed = at(scratch, (MAX_ROWS + 1) * width)
-    _transpose(delta, n_rows, n_out, transposed, padded)
-    for r in range(0, n_rows, width):
-        rows = min(width, n_rows - r)
-        n_vectors = (rows + vector - 1) // vector
-        i = 0
-        while i < n_in:
-            units = _tile_rows(n_in - i)
-            _tile(units, n_vectors, n_out, at(W, i * n_out), n_out, 1, at(transposed, r), padded, scratch)
-            _store_transposed(rows, units, scratch, n_vectors * vector, at(delta_prev, r * n_in + i), n_in)
-            i += units
-        _through_activation(at(a_prev, r * n_in), activation, rows * n_in, at(delta_prev, r * n_in))
+@kernel("vWBpLpip")
+def _backprop_delta(tiles, worker, batch, delta, layer, a_prev, activation, delta_prev):
+    """Inputs are shared as in `_linear_update`: a thread changes no weights that another one still needs."""
+    L, n_in, n_out = lanes(delta), layer.n_in, layer.n_out
+    first, end = share(worker, n_in, GRAIN)
+    if batch.n_panels == 0:
+        in_row, out_row = rounded(n_in, L), rounded(n_out, L)
+        for r in range(batch.n):
+            below = at(a_prev, r * in_row), activation, at(delta_prev, r * in_row)
+            _backprop_one(tiles, worker, first, end, at(delta, r * out_row), layer, *below)
+        return
+    pitch, block = TILE_VECTORS * L, _block(batch, L)
+    for o in range(0, n_out, block):
+        n_terms = min(n_out - o, block)
+        weights, progress = (at(layer.W, o * n_in), n_in * L), (o == 0, o + n_terms == n_out)
+        for p in range(batch.n_panels):
+            shape = panel_width(batch, p, L) // L, first, end, n_terms
+            error, out = (at(delta, (p * n_out + o) * pitch), 0), (at(delta_prev, p * n_in * pitch), 0)
+            after = null(delta), activation, at(a_prev, p * n_in * pitch)
+            product(tiles, ACROSS_STRIPS, *shape, *weights, *error, *out, *after, *progress)
 
 
-@jit
-def _linear_grad(a_prev, delta, n_rows, n_out, n_in, steps, s, W, grad_W, grad_b, has_bias, scratch):
-    shape = n_rows, n_out, n_in
-    squares = _update_weights(a_prev, delta, *shape, NONE, steps[s], W, grad_W, grad_W, grad_W, scratch)
-    if has_bias:
-        _update_bias(delta, n_rows, n_out, NONE, steps[s], grad_b, grad_b, grad_b, scratch)
-    return squares
+@kernel("vWBppiSLpi")
+def _linear_update(tiles, worker, batch, a_prev, delta, rule, step, layer, W, n_ahead):
+    """Apply ``rule`` to a layer, or keep its gradient with NONE, and fetch so many of the next samples meanwhile.
 
-
-@jit
-def _sgd_step(grad, n, steps, s, param):
-    _apply(Optimizer.SGD, steps[s], 1.0, 0.0, 1, n, grad, n, grad, False, param, param, param, param, n)
-
-
-@jit
-def _momentum_step(grad, n, steps, s, param, velocity):
-    _apply(Optimizer.MOMENTUM, steps[s], 1.0, 0.0, 1, n, grad, n, grad, False, param, param, velocity, velocity, n)
-
-
-@jit
-def _nesterov_step(grad, n, steps, s, param, velocity):
-    _apply(Optimizer.NESTEROV, steps[s], 1.0, 0.0, 1, n, grad, n, grad, False, param, param, velocity, velocity, n)
-
-
-@jit
-def _adam_step(grad, n, steps, s, param, m, v):
-    _apply(Optimizer.ADAM, steps[s], 1.0, 0.0, 1, n, grad, n, grad, False, param, param, m, v, n)
-
-
-@jit
-def _linear_update(
-    a_prev, delta, n_rows, n_out, n_in, optimizer, steps, s, W, m_W, v_W, b, m_b, v_b, has_bias, scratch
-):
-    shape = n_rows, n_out, n_in
-    squares = _update_weights(a_prev, delta, *shape, optimizer, steps[s], W, W, m_W, v_W, scratch)
-    if has_bias:
-        _update_bias(delta, n_rows, n_out, optimizer, steps[s], b, m_b, v_b, scratch)
-    return squares
+    W is penalised: unless l2 is 0 the sums of W^2 are left in ``worker.squares``.
+    """
+    L, n_in, n_strips = lanes(delta), layer.n_in, (layer.n_out + lanes(delta) - 1) // lanes(delta)
+    first, end = share(worker, n_in, GRAIN)
+    if batch.n == 1 and rule == Optimizer.SGD and step.l2 == 0 and is_finite(tiles, layer.n_out, delta):
+        _descend_one(tiles, worker, first, end, a_prev, delta, step, layer)
+        return
+    _spread(worker.ahead, n_ahead, ((end - first + L - 1) // L) * ((n_strips + TILE_VECTORS - 1) // TILE_VECTORS))
+    form, strips, strip_size, in_row, d_next = FEW_ROWS, delta, L, rounded(n_in, L), n_strips * L
+    if batch.n_panels:
+        form, strips, strip_size, in_row, d_next = ACROSS_STRIPS, worker.strips, batch.n * L, n_in, batch.n * L
+        _scatter_strips(tiles, worker, batch, layer.n_out, delta, strips)
+    if batch.n_panels or step.l2 != 0:  # all strips are there, and the squares of the layer above have been added up
+        meet(worker)
+    if step.l2 != 0:
+        for grain in range(first // GRAIN, (end + GRAIN - 1) // GRAIN):
+            store(worker.squares, grain, 0)
+    strip = 0
+    while strip < n_strips:
+        n_vectors, here = _group(n_strips, strip) if batch.n_panels else 1, strip * n_in * L
+        error = at(strips, strip * strip_size), d_next
+        weights = at(W, here), at(layer.W, here), at(layer.m_W, here), at(layer.v_W, here), n_in * L
+        own = worker.squares, worker.ahead, worker.tile
+        samples, inputs = (batch.n, batch.n_panels, batch.n_wide, batch.width), (in_row, first, end, a_prev)
+        update(tiles, form, n_vectors, *samples, *inputs, *error, rule, numbers_of(step), *weights, *own)
+        strip += n_vectors
+    if not is_null(layer.b):
+        _update_bias(tiles, worker, batch, strips, strip_size, rule, step, layer)
+    store(worker.own, 0, step.epsilon)
+    if rule == Optimizer.ADAM and load(worker.own, 0) == 0:
+        _clear_filling(worker, layer)
 
 
 @jit
 def _train_steps(
+    thread,
+    barrier,
+    tiles,
+    natural,
     plan,
+    used,
     steps,
     order,
     batch_size,
@@ -299,54 +332,87 @@ def _train_steps(
     scratch,
     losses,
 ):
-    sources = pointer(X), pointer(y), pointer(sample_weight)
-    csr = pointer(X_data), pointer(X_indices), pointer(X_indptr)
-    params, grads, m, v = pointer(params), pointer(grads), pointer(m), pointer(v)
-    work, scratch = pointer(work), pointer(scratch)
+    sources = Sources(
+        pointer(X),
+        pointer(X_data),
+        pointer(X_indices),
+        pointer(X_indptr),
+        pointer(y),
+        pointer(classes),
+        pointer(sample_weight),
+    )
+    natural, plan, losses = uncounted(natural), uncounted(plan), uncounted(losses)
+    table, packed = pointer(tiles), pointer(scratch)
+    size = place(natural, plan, packed)
+    states = _states(packed, size, used)
+    worker, rest = worker_of(plan, thread, pointer(barrier), batch_size, at(packed, sum(used) * size))
+    skip_zeros = False
+    if batch_size == 1 or order.size % batch_size == 1:
+        skip_zeros = is_finite(table, size, packed) != 0
     for s in range(steps.size):
-        start = s * batch_size
-        n_rows = min(batch_size, order.size - start)
-        batch = at(pointer(order), start)
-        data_loss = squares = 0.0
-        for p in range(plan.size):
-            row = plan[p]
-            shape = n_rows, row.n_out, row.n_in
-            a_prev, a, delta = at(work, row.a_prev), at(work, row.a), at(work, row.delta)
-            W, b, has_bias = row.W, row.b, row.b != NONE
-            if row.op <= Op.GATHER_CLASSES:
-                _gather(row, sources, csr, pointer(classes), batch, n_rows, a)
-                if row.finite == 1 and not _is_finite(a, n_rows * row.n_out):
-                    return
-            elif row.op == Op.LINEAR_FORWARD:
-                weights = at(params, W), at(params, b), has_bias
-                _linear_forward(a_prev, *shape, *weights, row.activation, a, scratch)
-            elif row.op == Op.OUTPUT_DELTA:
-                weight = at(work, row.weight), row.weight != NONE
-                data_loss += _output_delta(
-                    a, at(work, row.y), *weight, n_rows, row.n_out, row.activation, row.loss, delta
-                )
-            elif row.op == Op.BACKPROP_DELTA:
-                below = a_prev, row.activation, at(work, row.delta_prev)
-                _backprop_delta(delta, *shape, at(params, W), *below, scratch)
-            elif row.op == Op.LINEAR_GRAD:
-                gradient = at(grads, W), at(grads, b), has_bias
-                squares += _linear_grad(a_prev, delta, *shape, steps, s, at(params, W), *gradient, scratch)
-            elif row.op == Op.LINEAR_UPDATE:
-                weights = at(params, W), at(m, W), at(v, W)
-                bias = at(params, b), at(m, b), at(v, b), has_bias
-                squares += _linear_update(a_prev, delta, *shape, row.optimizer, steps, s, *weights, *bias, scratch)
-            elif row.op == Op.OPTIMIZER_STEP:
-                n = row.n_in
-                state = at(params, W), at(params, W), at(m, W), at(v, W)
-                sums = at(grads, W), n, at(grads, W), False
-                _apply(row.optimizer, steps[s], 1.0, 0.0, 1, n, *sums, *state, n)
-        losses[0] += steps[s].loss_scale * data_loss
-        losses[1] += steps[s].loss_scale * 0.5 * steps[s].l2 * squares
+        start, end = s * batch_size, min((s + 1) * batch_size, order.size)
+        following = share(worker, min(batch_size, order.size - end), 1)
+        store(worker.ahead, Ahead.ORDER, address_of(at(pointer(order), end + following.first)))
+        batch, n_ahead = make_batch(end - start, rest), following.end - following.first
+        data = sources, at(pointer(order), start), n_ahead, skip_zeros, states, pointer(work)
+        if not _train_step(table, worker, natural, plan, batch, steps[s], *data, losses):
+            break
+
+
+@inlined
+def _train_step(tiles, worker, natural, plan, batch, step, sources, order, n_ahead, skip_zeros, states, work, losses):
+    """Do a step; return False, and do nothing, if its samples are not finite."""
+    data_loss, squares, a_first = 0.0, 0.0, NONE
+    for r in range(plan.size):
+        row = plan[r]
+        a_prev, a, delta = at(work, row.a_prev), at(work, row.a), at(work, row.delta)
+        if row.op <= Op.GATHER_CLASSES:
+            if not gather(tiles, worker, row, sources, order, batch, a) and row.finite == 1:
+                atomic_store(at(worker.barrier, STOPPED), 1)
+            if row.op == Op.GATHER_ROWS and row.source == Source.X:
+                a_first = row.a
+                store(worker.ahead, Ahead.X, address_of(sources.X))
+                store(worker.ahead, Ahead.ROW_BYTES, row.n_out * (VECTOR_BYTES // lanes(a)))
+        elif row.op == Op.LINEAR_FORWARD:
+            layer = layer_of(row, states.params, states.params, states.params)
+            _linear_forward(tiles, worker, batch, a_prev, layer, row.activation, skip_zeros, a)
+        elif row.op == Op.OUTPUT_DELTA:
+            weight = null(work) if row.weight == NONE else at(work, row.weight)
+            targets = at(work, row.y), weight, row.activation, row.loss
+            _output_delta(tiles, worker, batch, row.n_out, a, *targets, delta)
+        elif row.op == Op.BACKPROP_DELTA:
+            layer = layer_of(row, states.params, states.params, states.params)
+            _backprop_delta(tiles, worker, batch, delta, layer, a_prev, row.activation, at(work, row.delta_prev))
+        elif row.op == Op.OPTIMIZER_STEP:
+            _optimizer_step(tiles, worker, natural, plan, row, step, states)
+        else:
+            layer, rule, n_fetched = layer_of(row, states.grads, states.grads, states.grads), NONE, 0
+            if row.op == Op.LINEAR_UPDATE:
+                layer, rule = layer_of(row, states.params, states.m, states.v), row.optimizer
+                n_fetched = n_ahead if row.a_prev == a_first else 0
+            weights = layer, at(states.params, row.W)
+            _linear_update(tiles, worker, batch, a_prev, delta, rule, step, *weights, n_fetched)
+        if row.barrier:
+            meet(worker)
+        if atomic_load(at(worker.barrier, STOPPED)):
+            return False
+        if row.op == Op.OUTPUT_DELTA:
+            data_loss += sum_of(worker.losses, batch.n_panels if batch.n_panels else batch.n)
+        elif (row.op == Op.LINEAR_GRAD or row.op == Op.LINEAR_UPDATE) and step.l2 != 0:
+            squares += sum_of(worker.squares, (row.n_in + GRAIN - 1) // GRAIN)
+    if worker.thread == 0:
+        losses[0] += step.loss_scale * data_loss
+        losses[1] += step.loss_scale * 0.5 * step.l2 * squares
         losses[2] += 1
+    return True
 
 
 @jit
 def _predict(
+    thread,
+    barrier,
+    tiles,
+    natural,
     plan,
     order,
     batch_size,
@@ -366,315 +432,338 @@ def _predict(
     scratch,
     out,
 ):
-    sources = pointer(X), pointer(y), pointer(sample_weight)
-    csr = pointer(X_data), pointer(X_indices), pointer(X_indptr)
-    params, work, scratch = pointer(params), pointer(work), pointer(scratch)
+    sources = Sources(
+        pointer(X),
+        pointer(X_data),
+        pointer(X_indices),
+        pointer(X_indptr),
+        pointer(y),
+        pointer(classes),
+        pointer(sample_weight),
+    )
+    natural, plan = uncounted(natural), uncounted(plan)
+    table, packed, n_out = pointer(tiles), pointer(scratch), out.shape[1]
+    size = place(natural, plan, packed)
+    worker, rest = worker_of(plan, thread, pointer(barrier), batch_size, at(packed, size))
+    if thread == 0:
+        pack_state(table, natural, plan, pointer(params), packed, False)
     for start in range(0, order.size, batch_size):
-        n_rows = min(batch_size, order.size - start)
-        batch = at(pointer(order), start)
-        for p in range(plan.size):
-            row = plan[p]
-            a = at(pointer(out), start * row.n_out) if row.a == NONE else at(work, row.a)
+        if atomic_load(at(worker.barrier, STOPPED)):
+            break
+        batch, samples = make_batch(min(batch_size, order.size - start), packed), at(pointer(order), start)
+        for r in range(plan.size):
+            row = plan[r]
+            a = rest if row.a == NONE else at(pointer(work), row.a)
             if row.op == Op.LINEAR_FORWARD:
-                weights = at(params, row.W), at(params, row.b), row.b != NONE
-                shape = n_rows, row.n_out, row.n_in
-                _linear_forward(at(work, row.a_prev), *shape, *weights, row.activation, a, scratch)
+                layer, a_prev = layer_of(row, packed, packed, packed), at(pointer(work), row.a_prev)
+                _linear_forward(table, worker, batch, a_prev, layer, row.activation, False, a)
             else:
-                _gather(row, sources, csr, pointer(classes), batch, n_rows, a)
+                gather(table, worker, row, sources, samples, batch, a)
+            meet(worker)
+        unpack_batch(table, worker, batch, n_out, rest, at(pointer(out), start * n_out))
 
 
 # -------------------------------------------------------------------------------------- parts of the kernels
 
 
-@jit
-def _gather(row, sources, csr, classes, batch, n_rows, out):
-    if row.op == Op.GATHER_CSR_ROWS:
-        _gather_csr_rows(*csr, row.n_out, batch, n_rows, out)
-    elif row.op == Op.GATHER_CLASSES:
-        _gather_classes(classes, row.n_out, batch, n_rows, out)
-    else:
-        X, y, sample_weight = sources
-        source = X if row.source == Source.X else (y if row.source == Source.Y else sample_weight)
-        _gather_rows(source, row.n_out, batch, n_rows, out)
+@inlined
+def _states(packed, size, used):
+    """Return where the parameters of a run lie, and those that go with them, one behind the other."""
+    grads = at(packed, size)
+    m = at(grads, used[1] * size)
+    return States(packed, grads, m, at(m, used[2] * size))
 
 
-@jit
-def _tile(n_rows, n_vectors, K, A, a_row, a_k, B, b_k, C):
-    """Keep the tiles in one function, which the products share."""
-    tile(n_rows, n_vectors, K, A, a_row, a_k, B, b_k, C)
+@inlined
+def _further(p, n):
+    """Return p + n, or null if p is."""
+    return p if is_null(p) else at(p, n)
 
 
-@jit
-def _tile_rows(remaining):
-    """Return the most rows that a tile of the menu has and that remain."""
-    return 8 if remaining >= 8 and MAX_ROWS == 8 else (4 if remaining >= 4 else (2 if remaining >= 2 else 1))
+@inlined
+def _spread(ahead, n_rows, n_tiles):
+    """Begin to fetch so many of the next samples with the tiles of an update."""
+    n_lines = (n_rows * load(ahead, Ahead.ROW_BYTES) + CACHE_LINE - 1) // CACHE_LINE
+    store(ahead, Ahead.N_ROWS, n_rows)
+    store(ahead, Ahead.ROW, 0)
+    store(ahead, Ahead.BYTE, 0)
+    store(ahead, Ahead.BYTES, (n_lines // max(n_tiles, 1) + 1) * CACHE_LINE)
 
 
-@jit
-def _is_finite(x, n):
-    """Tell whether no element is infinite or NaN."""
-    zeros = splat(0.0, x)
-    for j in range(0, n, lanes(x)):
-        zeros = zeros + 0.0 * load_vector(at(x, j), n - j, 0)
-    return sum_lanes(zeros) == 0
+@inlined
+def _group(n_strips, strip):
+    """Return how many strips, from ``strip`` on, go into a tile: groups as equally wide as can be."""
+    n_groups = (n_strips + TILE_VECTORS - 1) // TILE_VECTORS
+    return n_strips // n_groups + int(strip < n_strips % n_groups * (n_strips // n_groups + 1))
 
 
-@jit
-def _fill(x, n, value):
-    for j in range(0, n, lanes(x)):
-        store_vector(at(x, j), n - j, splat(value, x))
+@inlined
+def _block(batch, L):
+    """Return how many terms of a product's sums are added at a time: the panels of so many units fit in a cache."""
+    return max(BLOCK_SIZE // rounded(batch.n, L) // L, 4) * L
 
 
-@jit
-def _pack(n_rows, columns, B, b_row, panel, stride):
-    """Copy a panel of columns into dense rows of whole vectors, filled up with zeros."""
-    for k in range(n_rows):
-        source, target = at(B, k * b_row), at(panel, k * stride)
-        for j in range(0, columns, lanes(panel)):
-            store_vector(at(target, j), stride, load_vector(at(source, j), columns - j, 0))
+@inlined
+def _forward_panels(tiles, worker, batch, a_prev, layer, activation, a):
+    """Forward product of many samples. Units are shared, or panels where that divides the work more equally."""
+    L, n_in, n_out, n_panels = lanes(a), layer.n_in, layer.n_out, batch.n_panels
+    units, panels = share(worker, n_out, GRAIN), Share(0, n_panels)
+    if largest(worker, n_out, GRAIN) * n_panels > largest(worker, n_panels, 1) * n_out and worker.n_threads > 1:
+        units, panels = Share(0, n_out), share(worker, n_panels, 1)
+    pitch, block = TILE_VECTORS * L, _block(batch, L)
+    for k in range(0, n_in, block):
+        n_terms = min(n_in - k, block)
+        weights, progress = (at(layer.W, k * L), n_in * L), (k == 0, k + n_terms == n_in)
+        for p in range(panels.first, panels.end):
+            shape = panel_width(batch, p, L) // L, units.first, units.end, n_terms
+            below, out = (at(a_prev, (p * n_in + k) * pitch), 0), (at(a, p * n_out * pitch), 0)
+            after = layer.b, activation, null(a)
+            product(tiles, ALONG_STRIPS, *shape, *weights, *below, *out, *after, *progress)
 
 
-@jit
-def _transpose(A, n_rows, n_columns, out, stride):
-    """Write A (n_rows, n_columns) transposed, its rows filled up with zeros to ``stride``."""
-    if n_rows < stride:
-        _fill(out, n_columns * stride, 0)
-    for j in range(n_columns):
-        for r in range(n_rows):
-            store(out, j * stride + r, load(A, r * n_columns + j))
+@inlined
+def _forward_rows(tiles, worker, batch, a_prev, layer, activation, a):
+    """Forward product of few samples."""
+    L, n_in = lanes(a), layer.n_in
+    n_strips = (layer.n_out + L - 1) // L
+    strip, end = share(worker, n_strips, 1)
+    while strip < end:
+        n_vectors = TILE_VECTORS if end - strip >= TILE_VECTORS else 1
+        below, weights = (a_prev, rounded(n_in, L)), (at(layer.W, strip * n_in * L), n_in * L)
+        out, after = (at(a, strip * L), n_strips * L), (_further(layer.b, strip * L), activation, null(a))
+        product(tiles, FEW_ROWS, n_vectors, 0, batch.n, n_in, *below, *weights, *out, *after, True, True)
+        strip += n_vectors
 
 
-@jit
-def _activate(n_rows, columns, sums, sums_row, b, has_bias, activation, a, a_row):
-    """Finish a tile of the forward product: a = act(sums + b). Softmax needs the whole row and comes later."""
-    for r in range(n_rows):
-        for j in range(0, columns, lanes(a)):
-            rest = columns - j
-            z = load_vector(at(sums, r * sums_row + j), sums_row, 0)
-            if has_bias:
-                z = z + load_vector(at(b, j), rest, 0)
-            if activation == Activation.RELU:
-                z = maximum(z, 0.0)
-            elif activation == Activation.LOGISTIC:
-                z = logistic(z)
-            elif activation == Activation.TANH:
-                z = tanh(z)
-            elif activation == Activation.EXP:
-                z = exp(z)
-            store_vector(at(a, r * a_row + j), rest, z)
+@inlined
+def _forward_one(tiles, worker, a_prev, layer, activation, skip_zeros, a):
+    """Forward product of one sample: only the rows of W whose input is not 0 are read, if there is no 0 x infinity."""
+    L, n_in = lanes(a), layer.n_in
+    strips = share(worker, (layer.n_out + L - 1) // L, 1)
+    first, n, sums = strips.first * L, (strips.end - strips.first) * L, worker.own
+    inputs = as_pointer_to(at(sums, n), int32)
+    n_inputs = list_nonzero(tiles, n_in, a_prev, inputs) if skip_zeros else _list_all(n_in, inputs)
+    weighted_rows(tiles, n_inputs, inputs, a_prev, at(layer.W, first * n_in), L, n_in * L, n, sums)
+    activate(tiles, n, sums, _further(layer.b, first), activation, at(a, first))
 
 
-@jit
-def _softmax(a, n):
-    vector = lanes(a)
-    largest = splat(-math.inf, a)
-    for j in range(0, n, vector):
-        largest = maximum(largest, load_vector(at(a, j), n - j, -math.inf))
-    shift, total = max_lanes(largest), splat(0.0, a)
-    for j in range(0, n, vector):
-        e = exp(load_vector(at(a, j), n - j, -math.inf) - shift)
-        store_vector(at(a, j), n - j, e)
-        total = total + e
-    norm = sum_lanes(total)
-    for j in range(0, n, vector):
-        store_vector(at(a, j), n - j, load_vector(at(a, j), n - j, 0) / norm)
-
-
-@jit
-def _through_activation(a, activation, n, delta):
-    """Turn d loss / d a into d loss / d z for n elements: delta *= act'(z), in terms of a = act(z)."""
-    if activation == Activation.IDENTITY:
-        return
-    for j in range(0, n, lanes(a)):
-        a_j, d = load_vector(at(a, j), n - j, 0), load_vector(at(delta, j), n - j, 0)
-        if activation == Activation.RELU:
-            d = zero_where_zero(a_j, d)
-        elif activation == Activation.LOGISTIC:
-            d = d * (a_j * (1.0 - a_j))
-        elif activation == Activation.TANH:
-            d = d * (1.0 - a_j * a_j)
-        elif activation == Activation.EXP:
-            d = d * a_j
-        store_vector(at(delta, j), n - j, d)
-
-
-@jit
-def _through_softmax(a, n, delta):
-    """Do the same for a row of softmax outputs, whose Jacobian is a_i ((i = j) - a_j)."""
-    total = splat(0.0, a)
-    for j in range(0, n, lanes(a)):
-        total = total + load_vector(at(delta, j), n - j, 0) * load_vector(at(a, j), n - j, 0)
-    mean = sum_lanes(total)
-    for j in range(0, n, lanes(a)):
-        d = load_vector(at(delta, j), n - j, 0) - mean
-        store_vector(at(delta, j), n - j, d * load_vector(at(a, j), n - j, 0))
-
-
-@jit
-def _half_square_sum(x, n):
-    total = 0.0
-    for j in range(n):
-        total += float(load(x, j)) * float(load(x, j))
-    return 0.5 * total
-
-
-@jit
-def _log_loss(a, y, n, eps, loss):
-    """Loss of one sample where delta = a - y. What weighs 0 is left out: 0 log 0 = 0."""
-    total = 0.0
-    for j in range(n):
-        target, p = float(load(y, j)), float(load(a, j))
-        if loss == Loss.POISSON:
-            total += p - target
-            ratio = target / p  # 0 / 0 is NaN, as in scikit-learn
-            total += target * math.log(ratio) if target != 0 else ratio
+@inlined
+def _softmax(tiles, worker, batch, n_out, a):
+    L = lanes(a)
+    first, end = share(worker, batch.n_panels if batch.n_panels else batch.n, 1)
+    for part in range(first, end):
+        if batch.n_panels == 0:
+            softmax(tiles, n_out, 1, at(a, part * rounded(n_out, L)))
         else:
-            p = eps if p < eps else (1 - eps if p > 1 - eps else p)
-            if target != 0:
-                total -= target * math.log(p)
-            if loss == Loss.BINARY_CROSS_ENTROPY and target != 1:
-                total -= (1 - target) * math.log(1 - p)
+            softmax_panel(tiles, n_out, panel_width(batch, part, L), at(a, part * n_out * TILE_VECTORS * L))
+
+
+@inlined
+def _backprop_one(tiles, worker, first, end, delta, layer, a_prev, activation, delta_prev):
+    """Backward product of one sample: only the rows of W whose unit passes anything on are read."""
+    L, n, units = lanes(delta), end - first, as_pointer_to(worker.own, int32)
+    a_prev, delta_prev = at(a_prev, first), at(delta_prev, first)
+    clear(delta_prev, rounded(end, L) - first if end == layer.n_in else n)
+    n_units = list_nonzero(tiles, n, a_prev, units) if activation == Activation.RELU else _list_all(n, units)
+    weights = at(layer.W, first * L), layer.n_in
+    row_products(tiles, n_units, units, delta, *weights, rounded(layer.n_out, L), delta_prev)
+    if activation != Activation.RELU:
+        through_activation(tiles, n, a_prev, activation, delta_prev)
+
+
+@inlined
+def _descend_one(tiles, worker, first, end, a_prev, delta, step, layer):
+    """Gradient descent on one sample: only the rows of W whose input is not 0 change."""
+    L, scale, inputs = lanes(delta), -step.rate * step.grad_scale, as_pointer_to(worker.own, int32)
+    n = rounded(layer.n_out, L)
+    n_inputs = list_nonzero(tiles, end - first, at(a_prev, first), inputs)
+    add_outer(tiles, n_inputs, inputs, scale, at(a_prev, first), delta, at(layer.W, first * L), layer.n_in, n)
+    if not is_null(layer.b) and worker.thread == 0:
+        one = at(worker.own, L)
+        store(inputs, 0, 0)
+        store(one, 0, 1)
+        add_outer(tiles, 1, inputs, scale, one, delta, layer.b, 1, n)
+
+
+@inlined
+def _scatter_strips(tiles, worker, batch, n_out, delta, strips):
+    """Turn the errors of a layer from panels into strips."""
+    L = lanes(delta)
+    first, end = share(worker, n_out, L)
+    for p in range(batch.n_panels):
+        panel, n_rows = at(delta, (p * n_out + first) * TILE_VECTORS * L), panel_rows(batch, p, L)
+        out = at(strips, first * batch.n + panel_start(batch, p, L) * L)
+        scatter_panel(tiles, end - first, panel, n_rows, out, L, batch.n * L, 1)
+
+
+@inlined
+def _update_bias(tiles, worker, batch, strips, strip_size, rule, step, layer):
+    """Apply ``rule`` to a bias, or keep its gradient; ``strips`` are those of a batch in panels, or its rows."""
+    L, sums, numbers = lanes(strips), worker.own, numbers_of(step)
+    n_strips = (layer.n_out + L - 1) // L
+    first, end = share(worker, n_strips, 1)
+    for strip in range(first, end):
+        sum_rows(tiles, batch.n, at(strips, strip * strip_size), L if batch.n_panels else n_strips * L, sums)
+        state = at(layer.b, strip * L), at(layer.m_b, strip * L), at(layer.v_b, strip * L)
+        apply(tiles, rule, numbers, step.grad_scale, L, sums, *state)
+
+
+@inlined
+def _clear_filling(worker, layer):
+    """Set what fills up a layer's last strip to 0 again: Adam made it 0 / 0."""
+    L, n_in = lanes(layer.W), layer.n_in
+    start, end = layer.n_out // L * L, rounded(layer.n_out, L)
+    first, end_in = share(worker, n_in, GRAIN)
+    for lane in range(layer.n_out - start, end - start):
+        for i in range(first, end_in):
+            store(layer.W, start * n_in + i * L + lane, 0)
+        if not is_null(layer.b) and worker.thread == worker.n_threads - 1:  # it had the last strip of the bias
+            store(layer.b, start + lane, 0)
+
+
+@inlined
+def _list_all(n, list):
+    for i in range(n):
+        store(list, i, i)
+    return n
+
+
+@inlined
+def _optimizer_step(tiles, worker, natural, plan, row, step, states):
+    """Apply a rule to those parameters, packed, that lie in the flat range of ``row``."""
+    L, end = lanes(states.params), row.W + row.n_in
+    for r in range(plan.size):
+        if plan[r].op == Op.LINEAR_FORWARD:
+            n_out = plan[r].n_out
+            if row.W <= natural[r].W < end:
+                _apply_span(tiles, worker, row.optimizer, step, plan[r].W, plan[r].n_in * rounded(n_out, L), states)
+            if natural[r].b != NONE and row.W <= natural[r].b < end:
+                _apply_span(tiles, worker, row.optimizer, step, plan[r].b, n_out, states)
+
+
+@inlined
+def _apply_span(tiles, worker, rule, step, first, n, states):
+    """Apply a rule to n packed parameters from ``first`` on."""
+    part = share(worker, n, lanes(states.params))
+    here, length = first + part.first, part.end - part.first
+    state = at(states.grads, here), at(states.params, here), at(states.m, here), at(states.v, here)
+    apply(tiles, rule, numbers_of(step), 1.0, length, *state)
+
+
+# -------------------------------------------------------------------------------- the operations by hand
+
+
+def _packing(plan, buffers):
+    """Return the first arguments of `_pack`."""
+    flat = _flat(buffers[7:11])
+    return _tiles(buffers.params), plan.copy(), plan.copy(), _used(plan), *flat, buffers.scratch
+
+
+@jit
+def _pack(tiles, natural, plan, used, params, grads, m, v, scratch, parameters, moments, back):
+    """Pack the flat buffers that are used one behind the other, or write them back."""
+    flat, packed = States(pointer(params), pointer(grads), pointer(m), pointer(v)), pointer(scratch)
+    size = place(natural, plan, packed)
+    for state in range(4):
+        if used[state] and (parameters if state < 2 else moments):
+            pack_state(pointer(tiles), natural, plan, flat[state], packed, back)
+        packed = at(packed, used[state] * size)
+
+
+@jit
+def _gather_rows(X, order, out):
+    n_columns, L = out.shape[1], lanes(pointer(out))
+    for r in range(order.size):
+        source, target = at(pointer(X), order[r] * n_columns), at(pointer(out), r * n_columns)
+        for j in range(0, n_columns, L):
+            store_vector(at(target, j), n_columns - j, load_vector(at(source, j), n_columns - j, 0))
+
+
+@jit
+def _gather_csr_rows(data, indices, indptr, order, out):
+    clear(pointer(out), out.size)
+    for r in range(order.size):
+        for e in range(indptr[order[r]], indptr[order[r] + 1]):
+            out[r, indices[e]] += data[e]
+
+
+@jit
+def _gather_classes(classes, order, out):
+    clear(pointer(out), out.size)
+    for r in range(order.size):
+        out[r, classes[order[r]]] = 1
+
+
+@jit
+def _forward_by_hand(tiles, a_prev, W, b, activation, a, scratch):
+    table, batch = pointer(tiles), make_batch(a.shape[0], pointer(scratch))
+    n_in, n_out = W.shape
+    worker, rest = alone(batch, n_in, n_out, pointer(scratch))
+    below, rest = take_batch(rest, batch, n_in)
+    out, rest = take_batch(rest, batch, n_out)
+    weights, bias, rest = take_layer(table, rest, W, b, True)
+    pack_batch(table, worker, batch, n_in, pointer(a_prev), null(worker.ahead), below)
+    layer = _plain_layer(n_in, n_out, weights, bias)
+    _linear_forward(table, worker, batch, below, layer, activation, False, out)
+    unpack_batch(table, worker, batch, n_out, out, pointer(a))
+
+
+@jit
+def _output_by_hand(tiles, a, y, sample_weight, activation, loss, delta):
+    total, n_out = 0.0, a.shape[1]
+    for r in range(a.shape[0]):
+        weight = float(sample_weight[r]) if sample_weight.size else 1.0
+        rows = at(pointer(a), r * n_out), at(pointer(y), r * n_out), weight, at(pointer(delta), r * n_out)
+        total += output_row(pointer(tiles), n_out, 0, activation, loss, *rows)
     return total
 
 
 @jit
-def _store_transposed(n_rows, units, sums, sums_row, out, out_row):
-    """Write a tile of units x rows as rows x units."""
-    for r in range(n_rows):
-        for i in range(units):
-            store(out, r * out_row + i, load(sums, i * sums_row + r))
+def _backprop_by_hand(tiles, delta, W, a_prev, activation, delta_prev, scratch):
+    table, batch = pointer(tiles), make_batch(delta.shape[0], pointer(scratch))
+    n_in, n_out = W.shape
+    worker, rest = alone(batch, n_in, n_out, pointer(scratch))
+    error, rest = take_batch(rest, batch, n_out)
+    below, rest = take_batch(rest, batch, n_in)
+    out, rest = take_batch(rest, batch, n_in)
+    weights, rest = take_weights(table, rest, W)
+    pack_batch(table, worker, batch, n_out, pointer(delta), null(worker.ahead), error)
+    pack_batch(table, worker, batch, n_in, pointer(a_prev), null(worker.ahead), below)
+    layer = _plain_layer(n_in, n_out, weights, null(weights))
+    _backprop_delta(table, worker, batch, error, layer, below, activation, out)
+    unpack_batch(table, worker, batch, n_in, out, pointer(delta_prev))
+
+
+@inlined
+def _plain_layer(n_in, n_out, W, b):
+    """Return a layer without moments."""
+    return Layer(n_in, n_out, W, null(W), null(W), b, null(b), null(b))
 
 
 @jit
-def _update_weights(a_prev, delta, n_rows, n_out, n_in, rule, step, W, param, m, v, scratch):
-    """Form the weights' gradient tile by tile and apply ``rule`` to each tile; return the sum of W^2 if l2 is not 0."""
-    vector, width = lanes(delta), TILE_VECTORS * lanes(delta)
-    panel, squares = at(scratch, (MAX_ROWS + 1) * width), splat(0.0, delta)
-    if n_rows == 1 and n_out % vector == 0:  # one sample's outer product needs no sums: its rows are delta x input
-        if step.l2 != 0:
-            squares = _square_sums(n_in, n_out, W, n_out)
-        state = W, param, m, v, n_out
-        _apply(rule, step, step.grad_scale, step.l2, n_in, n_out, delta, 0, a_prev, True, *state)
-        return sum_lanes(squares)
-    for o in range(0, n_out, width):
-        columns = min(width, n_out - o)
-        n_vectors = (columns + vector - 1) // vector
-        stride = n_vectors * vector
-        _pack(n_rows, columns, at(delta, o), n_out, panel, stride)
-        i = 0
-        while i < n_in:
-            units = _tile_rows(n_in - i)
-            _tile(units, n_vectors, n_rows, at(a_prev, i), 1, n_in, panel, stride, scratch)
-            corner = i * n_out + o
-            if step.l2 != 0:
-                squares = squares + _square_sums(units, columns, at(W, corner), n_out)
-            state = at(W, corner), at(param, corner), at(m, corner), at(v, corner), n_out
-            block = units, columns, scratch, stride
-            if columns == n_out and columns < stride:
-                block = _compact(*block)
-            _apply(rule, step, step.grad_scale, step.l2, *block, scratch, False, *state)
-            i += units
-    return sum_lanes(squares)
+def _update_by_hand(tiles, a_prev, delta, rule, step, W, param_W, param_b, m_W, m_b, v_W, v_b, scratch):
+    """Pack a layer with its moments, update it or keep its gradient, and write it back."""
+    table, batch = pointer(tiles), make_batch(delta.shape[0], pointer(scratch))
+    n_in, n_out = W.shape
+    worker, rest = alone(batch, n_in, n_out, pointer(scratch))
+    below, rest = take_batch(rest, batch, n_in)
+    error, rest = take_batch(rest, batch, n_out)
+    pack_batch(table, worker, batch, n_in, pointer(a_prev), null(worker.ahead), below)
+    pack_batch(table, worker, batch, n_out, pointer(delta), null(worker.ahead), error)
+    params, b, rest = take_layer(table, rest, param_W, param_b, True)
+    m, m_bias, rest = take_layer(table, rest, m_W, m_b, rule > Optimizer.SGD)
+    v, v_bias, rest = take_layer(table, rest, v_W, v_b, rule == Optimizer.ADAM)
+    weights, layer = params, Layer(n_in, n_out, params, m, v, b, m_bias, v_bias)
+    if rule == NONE:
+        weights, rest = take_weights(table, rest, W)
+    _linear_update(table, worker, batch, below, error, rule, step[0], layer, weights, 0)
+    give_back(table, params, b, param_W, param_b)
+    give_back(table, m, m_bias, m_W, m_b)
+    give_back(table, v, v_bias, v_W, v_b)
+    return sum_of(worker.squares, (n_in + GRAIN - 1) // GRAIN) if step[0].l2 != 0 else 0.0
 
 
 @jit
-def _update_bias(delta, n_rows, n_out, rule, step, param, m, v, scratch):
-    vector = lanes(delta)
-    for o in range(0, n_out, vector):
-        total = splat(0.0, delta)
-        for r in range(n_rows):
-            total = total + load_vector(at(delta, r * n_out + o), n_out - o, 0)
-        store_vector(at(scratch, o), vector, total)
-    _apply(rule, step, step.grad_scale, 0.0, 1, n_out, scratch, n_out, scratch, False, param, param, m, v, n_out)
-
-
-@jit
-def _compact(n_rows, columns, sums, stride):
-    """Close the gaps between the rows of a tile as wide as its layer, in place; return its shape as one long row.
-
-    The parameters have no gaps: row by row, each masked load would wait for the masked store of the row before it.
-    """
-    for r in range(1, n_rows):
-        for j in range(0, columns, lanes(sums)):
-            store_vector(at(sums, r * columns + j), stride, load_vector(at(sums, r * stride + j), stride, 0))
-    return 1, n_rows * columns, sums, n_rows * columns
-
-
-@jit
-def _square_sums(n_rows, columns, W, w_row):
-    """Return the sums of the squares of a block, lane by lane."""
-    total = splat(0.0, W)
-    for r in range(n_rows):
-        for j in range(0, columns, lanes(W)):
-            w = load_vector(at(W, r * w_row + j), columns - j, 0)
-            total = total + w * w
-    return total
-
-
-@jit
-def _apply(rule, step, scale, l2, n_rows, columns, sums, sums_row, factors, has_factors, W, param, m, v, row):
-    """Apply an optimiser to a block of parameters whose gradient is scale (sums + l2 W).
-
-    Each row of the sums is multiplied by its factor, if there are any. ``NONE`` for an optimiser keeps the gradient
-    itself. W, param, m, v share the stride ``row``.
-    """
-    scale, l2_, rate = splat(scale, param), splat(l2, param), splat(step.rate, param)
-    momentum, keep = splat(step.momentum, param), splat(step.keep, param)
-    betas = splat(step.beta_1, param), splat(step.beta_2, param)
-    rests = splat(1.0 - step.beta_1, param), splat(1.0 - step.beta_2, param)
-    epsilon, kept = splat(step.epsilon, param), splat(1.0 - step.decay, param)
-    for r in range(n_rows):
-        factor = splat(load(factors, r) if has_factors else 1, param)
-        for j in range(0, columns, lanes(param)):
-            rest, here = columns - j, r * row + j
-            g = load_vector(at(sums, r * sums_row + j), rest, 0)
-            if has_factors:
-                g = g * factor
-            if l2 != 0:
-                g = g + l2_ * load_vector(at(W, here), rest, 0)
-            g = scale * g
-            if rule == NONE:
-                _keep(g, rest, step.keep != 0, keep, at(param, here))
-            elif rule == Optimizer.SGD:
-                _sgd(g, rest, rate, at(param, here))
-            elif rule == Optimizer.MOMENTUM:
-                _momentum(g, rest, rate, momentum, at(param, here), at(m, here))
-            elif rule == Optimizer.NESTEROV:
-                _nesterov(g, rest, rate, momentum, at(param, here), at(m, here))
-            else:
-                _adam(g, rest, rate, betas, rests, epsilon, kept, at(param, here), at(m, here), at(v, here))
-
-
-@jit
-def _keep(g, n, accumulate, keep, grad):
-    if accumulate:
-        g = g + keep * load_vector(grad, n, 0)
-    store_vector(grad, n, g)
-
-
-@jit
-def _sgd(g, n, rate, param):
-    store_vector(param, n, load_vector(param, n, 0) - rate * g)
-
-
-@jit
-def _momentum(g, n, rate, momentum, param, velocity):
-    v = momentum * load_vector(velocity, n, 0) - rate * g
-    store_vector(velocity, n, v)
-    store_vector(param, n, load_vector(param, n, 0) + v)
-
-
-@jit
-def _nesterov(g, n, rate, momentum, param, velocity):
-    v = momentum * load_vector(velocity, n, 0) - rate * g
-    store_vector(velocity, n, v)
-    store_vector(param, n, load_vector(param, n, 0) + (momentum * v - rate * g))
-
-
-@jit
-def _adam(g, n, rate, betas, rests, epsilon, kept, param, m, v):
-    m_new = betas[0] * load_vector(m, n, 0) + rests[0] * g
-    v_new = betas[1] * load_vector(v, n, 0) + rests[1] * (g * g)
-    store_vector(m, n, m_new)
-    store_vector(v, n, v_new)
-    store_vector(param, n, kept * load_vector(param, n, 0) - rate * m_new / (sqrt(v_new) + epsilon))
+def _step_by_hand(tiles, rule, grad, step, param, m, v):
+    state = pointer(param), pointer(m), pointer(v)
+    apply(pointer(tiles), rule, numbers_of(step[0]), 1.0, param.size, pointer(grad), *state)

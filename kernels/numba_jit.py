@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from llvmlite import binding
+from llvmlite import binding, ir
+from numba import types
 from numba.core import caching
+from numba.core.ccallback import CFunc
+from numba.core.dispatcher import _FunctionCompiler  # type: ignore[attr-defined]
+from numba.core.typing import signature
+from numba.core.typing.templates import AbstractTemplate, infer_global
+from numba.extending import lower_builtin
+from numba.np.numpy_support import from_dtype
+from numpy.typing import NDArray
+
+from .contract import PLAN_ROW, STEP
 
 log = logging.getLogger("fastbp")
 
@@ -59,12 +70,40 @@ class _Cache(caching.FunctionCache):
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """Compile a kernel on first use, without the GIL, cached on disk where a folder can be written."""
+    """Compile on first use what Python calls, without the GIL, cached on disk where a folder can be written."""
     dispatcher = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
     try:
         dispatcher._cache = _Cache(function)
     except RuntimeError as error:
         log.info("the Numba backend compiles anew in this process: %s", error)
+    return dispatcher
+
+
+class _InlinedCompiler(_FunctionCompiler):
+    """Compiles no further than to LLVM's language: callers take the code in and compile it with theirs.
+
+    Numba would make machine code of each function, and never run it: a third of the time that a cold start takes.
+    """
+
+    def _customize_flags(self, flags: Any) -> Any:
+        flags.no_compile = True
+        return flags
+
+    def _compile_core(self, args: Any, return_type: Any) -> Any:
+        result = super()._compile_core(args, return_type)
+        key: Any = [].append  # stands for the entry point: any function that is like no other
+        result.target_context.insert_user_function(key, result.fndesc, [result.library])
+        return result._replace(entry_point=key)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile what only compiled code calls: with no way in from Python, and no cache beside that of its callers."""
+    wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    dispatcher = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", **wrappers)(function)
+    own = dispatcher._compiler
+    dispatcher._compiler = _InlinedCompiler(
+        own.py_func, own.targetdescr, own.targetoptions, own.locals, own.pipeline_class
+    )
     return dispatcher
 
 
@@ -86,3 +125,112 @@ class _ArrayInterface:
     def __init__(self, interface: dict[str, Any], owner: Any) -> None:
         self.__array_interface__ = interface
         self.owner = owner
+
+
+_CODES = {"v": types.void, "i": types.intp, "d": types.float64}
+_CODES |= {"R": from_dtype(PLAN_ROW), "S": from_dtype(STEP)}
+_POINTERS = {"D": types.float64, "q": types.int64, "w": types.int32}
+_STRUCTS: dict[str, tuple[type, str]] = {}
+_PRIMITIVES: list[_Primitive] = []
+
+
+class _Primitive(NamedTuple):
+    function: Callable[..., Any]
+    spec: str
+    takes_tiles: bool
+
+
+def struct(code: str, spec: str) -> Callable[[type], type]:
+    """Give a NamedTuple a letter for `primitive`; ``spec`` has a letter for each field."""
+
+    def define(kind: type) -> type:
+        _STRUCTS[code] = kind, spec
+        return kind
+
+    return define
+
+
+def primitive(spec: str, takes_tiles: bool = False) -> Callable[[Callable[..., Any]], Any]:
+    """Make a part of the kernels that is compiled once for each dtype, and called through a table of addresses.
+
+    Numba compiles what a function calls again with each of its callers. A primitive stands alone: in compiled code
+    ``name(tiles, ...)`` calls it, where ``tiles`` is the `pointer` of a table from `tiles_of`.
+
+    Parameters
+    ----------
+    spec : str
+        A letter for the result and one for each argument: v nothing, i integer, d double; pointers p to elements of the
+        dtype, D to double, q to int64, w to int32; records R of a plan, S of the steps; and the letters of `struct`.
+    takes_tiles : bool
+        Whether the function takes ``tiles`` as its first argument, for it calls primitives itself.
+    """
+
+    def define(function: Callable[..., Any]) -> Any:
+        place = len(_PRIMITIVES)
+        _PRIMITIVES.append(_Primitive(function, spec, takes_tiles))
+
+        @functools.wraps(function)
+        def call(tiles: Any, *args: Any) -> Any:
+            raise TypeError(f"{function.__name__} is for compiled code")
+
+        class Template(AbstractTemplate):
+            key = call
+
+            def generic(self, args: Any, kws: Any) -> Any:
+                dtype = next(arg.dtype for arg, code in zip(args[1:], spec[1:], strict=True) if code == "p")
+                return signature(*_types(spec[:1], dtype), args[0], *_types(spec[1:], dtype))
+
+        infer_global(call, types.Function(Template))
+
+        @lower_builtin(call, types.VarArg(types.Any))
+        def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            tiles, values = args[0], args if takes_tiles else args[1:]
+            result = context.get_value_type(sig.return_type) if spec[0] != "v" else ir.VoidType()
+            kind = ir.FunctionType(result, [value.type for value in values]).as_pointer()
+            address = builder.load(builder.gep(tiles, [ir.IntType(64)(place)]))
+            answer = builder.call(builder.inttoptr(address, kind), values)
+            return answer if spec[0] != "v" else context.get_dummy_value()
+
+        return call
+
+    return define
+
+
+def kernel(spec: str) -> Callable[[Callable[..., Any]], Any]:
+    """Make a kernel a primitive that calls primitives."""
+    return primitive(spec, takes_tiles=True)
+
+
+def _types(spec: str, dtype: Any) -> list[Any]:
+    """Return the Numba types that the letters stand for."""
+    return [_type(code, dtype) for code in spec]
+
+
+def _type(code: str, dtype: Any) -> Any:
+    if code in _STRUCTS:
+        kind, fields = _STRUCTS[code]
+        return types.BaseTuple.from_types(tuple(_types(fields, dtype)), kind)
+    return _CODES[code] if code in _CODES else types.CPointer({"p": dtype, **_POINTERS}[code])
+
+
+def tiles_of(dtype: str) -> NDArray[np.int64]:
+    """Return the addresses of all primitives for elements of a dtype."""
+    return _tiles_of(dtype, len(_PRIMITIVES))
+
+
+@functools.cache
+def _tiles_of(dtype: str, n_primitives: int) -> NDArray[np.int64]:
+    return np.array([_compiled(place, dtype).address for place in range(n_primitives)], np.int64)
+
+
+@functools.cache
+def _compiled(place: int, dtype: str) -> CFunc:
+    function, spec, takes_tiles = _PRIMITIVES[place]
+    result, *args = _types(spec, types.float32 if dtype == "float32" else types.float64)
+    args = [types.CPointer(types.int64), *args] if takes_tiles else args
+    options = {"nopython": True, "fastmath": FASTMATH, "error_model": "numpy"}
+    compiled = CFunc(function, (tuple(args), result), locals={}, options=options)
+    with contextlib.suppress(RuntimeError):  # no folder for a cache: `jit` says so
+        compiled._cache = _Cache(function)  # type: ignore[attr-defined]
+    compiled.compile()
+    return compiled

@@ -1,19 +1,60 @@
-"""Register tiles of the Numba backend: products that keep a block of sums in vector registers.
+"""Register tiles of the Numba backend: products and updates that keep a block of sums in vector registers.
 
-Numba's own loops cannot do that. A `tile` can: for each shape of a fixed menu it is one loop of vector FMAs over
-rows x vectors accumulators. What is compiled depends on the dtype and this menu alone, never on the size of a layer.
+Numba's own loops cannot do that, so a tile is written as LLVM instructions: for each form of a product and each shape
+of a fixed menu one loop of vector FMAs over rows x vectors sums. What is compiled depends on the dtype and this menu
+alone, never on the size of a layer. The packed forms are those of the Cython backend (``tile_table.h``).
 """
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .numba_jit import host_has
-from .numba_vectors import emit_fma, vector_of
+from .contract import Activation, Optimizer
+from .numba_jit import host_has, inlined, primitive
+from .numba_rules import (
+    GRAD_SCALE,
+    IN_BETA_1,
+    IN_BETA_2,
+    IN_EPSILON,
+    IN_KEPT,
+    IN_L2,
+    IN_RATE,
+    IN_REST_1,
+    IN_REST_2,
+    IN_SCALE,
+    L2,
+    act,
+    apply_rule,
+    store_rates,
+    times_derivative,
+)
+from .numba_vectors import (
+    address_of,
+    at,
+    emit_fma,
+    emit_splat,
+    emit_sqrt,
+    is_null,
+    lanes,
+    load,
+    load_nth,
+    load_whole,
+    null,
+    pointer_at,
+    splat,
+    store,
+    store_whole,
+    sum_lanes,
+    vector_of,
+)
 
 TILE_ROWS = (8, 4, 2, 1) if host_has("avx512f") else (4, 2, 1)
 TILE_VECTORS = 3
@@ -21,75 +62,512 @@ MAX_ROWS = TILE_ROWS[0]
 """The menu: tiles of 1 to `MAX_ROWS` rows and 1 to `TILE_VECTORS` vectors. 8 x 3 sums, 3 vectors and a broadcast fill
 28 of AVX-512's 32 registers, 4 x 3 the 16 of AVX2."""
 
+ALONG_STRIPS, ACROSS_STRIPS, FEW_ROWS = range(3)
+"""Which operand of a product is broadcast, row by row: weights in strips, whose rows are a strip's lanes (forward) or
+run across strips (backward); or a batch in rows, and then the strips are the other operand."""
+
+GRAIN = 8
+"""Inputs of a layer that one thread updates, in whole tiles: these do not depend on how many threads there are."""
+
+CACHE_LINE = 64
+
+SQUARES = 11
+"""Where, behind the vectors of `store_rates`, a thread adds up the squares of a tile's weights."""
+
+
+# ------------------------------------------------------------------------------------------------ products
+
+
+@primitive("viiiiipipipipipii")
+def product(
+    form, n_vectors, first, end, n_terms, A, a_next, B, b_next, C, c_next, bias, activation, below, begins, ends
+):
+    """Rows of a forward or backward product, C[r, :] = sum_k A[r, k] B[k, :], and what is done to a tile of them."""
+    if ends == 0:
+        bias, activation = null(bias), Activation.IDENTITY.value
+    row = first
+    while row < end:
+        n_rows = _tile_rows(end - row)
+        _product_tile(
+            form, n_rows, n_vectors, row, n_terms, A, a_next, B, b_next, C, c_next, bias, activation, below, begins
+        )
+        if activation > Activation.RELU:
+            _finish_product(form, n_rows, n_vectors, row, C, c_next, activation, below)
+        row += n_rows
+
+
+@inlined
+def _tile_rows(remaining):
+    """Return the most rows that a tile of the menu has and that remain."""
+    return 8 if remaining >= 8 and MAX_ROWS == 8 else (4 if remaining >= 4 else (2 if remaining >= 2 else 1))
+
+
+@inlined
+def _finish_product(form, n_rows, n_vectors, row, C, c_next, activation, below):
+    """Activation, or the derivative of the one below, where that needs more than a comparison."""
+    vector = lanes(C)
+    c_row = c_next if form == FEW_ROWS else TILE_VECTORS * vector
+    for r in range(row, row + n_rows):
+        for here in range(r * c_row, r * c_row + n_vectors * vector, vector):
+            z = load_whole(C, here)
+            z = act(activation, z) if is_null(below) else times_derivative(activation, load_whole(below, here), z)
+            store_whole(C, here, z)
+
 
 @intrinsic
-def tile(
-    typingctx: Any, n_rows: Any, n_vectors: Any, K: Any, A: Any, a_row: Any, a_k: Any, B: Any, b_k: Any, C: Any
+def _product_tile(
+    typingctx: Any,
+    form: Any,
+    n_rows: Any,
+    n_vectors: Any,
+    row: Any,
+    n_terms: Any,
+    A: Any,
+    a_next: Any,
+    B: Any,
+    b_next: Any,
+    C: Any,
+    c_next: Any,
+    bias: Any,
+    activation: Any,
+    below: Any,
+    begins: Any,
 ) -> Any:
-    """C[r, :] = sum_k A[r, k] B[k, :] for ``n_rows`` of `TILE_ROWS` and 1 to `TILE_VECTORS` vectors of columns.
+    """One tile: bias, and ReLU or its derivative, while it stands in registers. The sum ascends over k."""
+    i = types.intp
+    signature = types.void(i, i, i, i, i, A, i, B, i, C, i, bias, i, below, i)
+    return signature, _switch({ALONG_STRIPS: (1, 2, 3), ACROSS_STRIPS: (1, 2, 3), FEW_ROWS: (1, 3)}, _emit_product)
 
-    A, B, C point to elements of one dtype; ``a_row`` and ``a_k`` are the strides of A, ``b_k`` that of B along k; C is
-    written densely. Each sum ascends over k in one accumulator.
+
+def _emit_product(builder: Any, form: int, n_rows: int, n_vectors: int, vector: Any, operands: Any) -> None:
+    row, n_terms, A, a_next, B, b_next, C, c_next, bias, activation, below, begins = operands
+    integer, few, L = row.type, form == FEW_ROWS, vector.count
+    pitch = integer(TILE_VECTORS * L)
+    a_row = {ALONG_STRIPS: integer(1), ACROSS_STRIPS: integer(L), FEW_ROWS: a_next}[form]
+    a_k = integer(L if form == ALONG_STRIPS else 1)
+    c_row = c_next if few else pitch
+    tile = _Tile(builder, vector, n_rows, n_vectors)
+    b_k, b_vector = (integer(L), b_next) if few else (pitch, integer(L))
+    if form == ALONG_STRIPS:
+        strip, lane = builder.udiv(row, integer(L)), builder.urem(row, integer(L))
+        start = builder.gep(A, [builder.add(builder.mul(strip, a_next), lane)])
+    else:
+        start = builder.gep(A, [builder.mul(row, a_row)])
+    corner = builder.mul(row, c_row)
+    C, below = builder.gep(C, [corner]), builder.gep(below, [corner])
+    places = [
+        builder.add(builder.mul(integer(r), c_row), integer(v * L)) for r in range(n_rows) for v in range(n_vectors)
+    ]
+
+    def go_on(sums: list[Any]) -> list[Any]:
+        return [tile.load(C, place) for place in places]
+
+    def add_segment(count: Any, a: Any, b: Any, sums: list[Any]) -> list[Any]:
+        return tile.add_products(count, (a, a_row, a_k), (b, b_k, b_vector), sums)
+
+    sums = _emit_if(builder, builder.icmp_signed("==", begins, integer(0)), tile.zeros(), go_on)
+    if form == ACROSS_STRIPS:
+        n_segments = builder.udiv(builder.add(n_terms, integer(L - 1)), integer(L))
+
+        def next_strip(index: Any, carried: list[Any]) -> list[Any]:
+            a, b, *sums = carried
+            for r in range(n_rows):  # the next tile's rows begin far away from what the processor foresees
+                _emit_prefetch(builder, builder.gep(a, [integer((n_rows + r) * L)]))
+            rest = builder.sub(n_terms, builder.mul(index, integer(L)))
+            count = builder.select(builder.icmp_signed("<", rest, integer(L)), rest, integer(L))
+            b, *sums = add_segment(count, a, b, sums)
+            return [builder.gep(a, [a_next]), b, *sums]
+
+        sums = _emit_loop(builder, n_segments, [start, B, *sums], next_strip)[2:]
+    else:
+        sums = add_segment(n_terms, start, B, sums)[1:]
+
+    def add_bias(sums: list[Any]) -> list[Any]:
+        if few:
+            biases = [tile.load(bias, integer(v * L)) for v in range(n_vectors)] * n_rows
+        else:
+            scalars = [builder.load(builder.gep(bias, [builder.add(row, integer(r))])) for r in range(n_rows)]
+            biases = [emit_splat(builder, scalar, vector) for scalar in scalars for _ in range(n_vectors)]
+        return [builder.fadd(z, b) for z, b in zip(sums, biases, strict=True)]
+
+    def rectify(sums: list[Any]) -> list[Any]:
+        zero = ir.Constant(vector, None)
+        return [builder.select(builder.fcmp_ordered("<", z, zero), zero, z) for z in sums]
+
+    def pass_on(sums: list[Any]) -> list[Any]:
+        zero = ir.Constant(vector, None)
+        passes = [builder.fcmp_ordered("==", tile.load(below, place), zero) for place in places]
+        return [builder.select(closed, zero, z) for closed, z in zip(passes, sums, strict=True)]
+
+    is_relu = builder.icmp_signed("==", activation, integer(int(Activation.RELU)))
+    is_backward = builder.not_(_is_null(builder, operands[10]))
+    sums = _emit_if(builder, builder.not_(_is_null(builder, bias)), sums, add_bias)
+    sums = _emit_if(builder, builder.and_(is_relu, builder.not_(is_backward)), sums, rectify)
+    sums = _emit_if(builder, builder.and_(is_relu, is_backward), sums, pass_on)
+    for place, total in zip(places, sums, strict=True):
+        tile.store(total, C, place)
+
+
+# ------------------------------------------------------------------------------------------------- updates
+
+
+@primitive("viiiiiiiiippiiDppppiDqp")
+def update(
+    form, n_vectors, n, n_panels, n_wide, width, n_in, first, end, a_prev, delta, d_next, rule, step, W, param, m, v,
+    w_vector, squares, ahead, own,
+):  # fmt: skip
+    """Rows of the update of a layer: the gradient of some inputs and strips, and the optimiser on each tile of it.
+
+    While the sums of a tile are formed, Adam takes the tile before it, vector by vector: it waits for square roots and
+    divisions, not for the units that multiply.
     """
-    integer = types.intp
-    return types.void(integer, integer, integer, A, integer, integer, B, integer, C), _emit_tiles
+    vector = lanes(own)
+    store_rates(step, load(step, GRAD_SCALE), own)
+    store_whole(own, SQUARES * vector, splat(0.0, own))
+    sums, before = at(own, 16 * vector), at(own, (16 + TILE_VECTORS * MAX_ROWS) * vector)
+    is_adam, l2 = rule == Optimizer.ADAM, load(step, L2)
+    is_direct = int(rule == Optimizer.SGD and l2 == 0)
+    n_states = 0 if form == FEW_ROWS or rule <= Optimizer.SGD else (3 if is_adam else 2)
+    pause = n // (TILE_VECTORS * MAX_ROWS) + 1 if is_adam else n
+    row, row_before, rows_before, taken = first, first, 0, 0
+    state = W, param, m, v, w_vector, squares
+    while row < end:
+        n_rows = _tile_rows(end - row)
+        _fetch_ahead(ahead)
+        for s in range(n_panels, n_states):
+            _prefetch_block(
+                n_rows, n_vectors, at(param if s == 0 else (m if s == 1 else v), (row + n_rows) * vector), w_vector
+            )
+        end_before = n_vectors * MAX_ROWS if is_adam and rows_before > 0 else 0
+        taken = _update_tile(
+            form, n_rows, n_vectors, row, n, n_panels, n_wide, width, n_in, a_prev, delta, d_next, pause, n_states,
+            is_direct, 0, end_before, row_before, rows_before, before, own, W, param, m, v, w_vector, sums,
+        )  # fmt: skip
+        if is_adam:
+            _finish_tile(rule, taken, n_vectors, row_before, rows_before, before, own, l2, *state)
+            sums, before, taken = before, sums, 0
+        elif is_direct == 0:
+            _finish_tile(rule, taken, n_vectors, row, n_rows, sums, own, l2, *state)
+        row_before, rows_before = row, n_rows
+        row += n_rows
+    if is_adam:
+        _finish_tile(
+            rule, taken, n_vectors, row_before, rows_before, before, own, l2, W, param, m, v, w_vector, squares
+        )
 
 
-def _emit_tiles(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """Emit a switch over the menu, one loop for each shape."""
-    n_rows, n_vectors, *operands = args
-    integer = n_rows.type
-    done = builder.append_basic_block("tile.done")
-    key = builder.add(builder.mul(n_rows, integer(TILE_VECTORS + 1)), n_vectors)
-    choice = builder.switch(key, done)
-    for rows in TILE_ROWS:
-        for vectors in range(1, TILE_VECTORS + 1):
-            block = builder.append_basic_block(f"tile.{rows}x{vectors}")
-            choice.add_case(integer(rows * (TILE_VECTORS + 1) + vectors), block)
+@inlined
+def _finish_tile(rule, taken, n_vectors, row, n_rows, sums, rates, l2, W, param, m, v, w_vector, squares):
+    """The optimiser on the vectors of a tile that it has not taken yet."""
+    vector = lanes(sums)
+    penalty = load_nth(rates, SQUARES)
+    while taken < n_vectors * MAX_ROWS and n_rows > 0:
+        here = taken // MAX_ROWS * w_vector + (row + taken % MAX_ROWS) * vector
+        g = load_nth(sums, taken)
+        if l2 != 0:
+            w = load_whole(W, here)
+            g = g + load_nth(rates, IN_L2) * w
+            penalty = penalty + w * w
+        apply_rule(rule, rates, load_nth(rates, IN_SCALE) * g, vector, at(param, here), at(m, here), at(v, here))
+        taken += 1 if taken % MAX_ROWS + 1 < n_rows else MAX_ROWS - taken % MAX_ROWS
+    if l2 != 0 and n_rows > 0:
+        store(squares, row // GRAIN, load(squares, row // GRAIN) + sum_lanes(penalty))
+    store_whole(rates, SQUARES * vector, splat(0.0, sums))
+
+
+@inlined
+def _fetch_ahead(ahead):
+    """Ask for some bytes of the next mini-batch's samples: rows in random order are not foreseen."""
+    rest, row, byte = load(ahead, 6), load(ahead, 4), load(ahead, 5)
+    n_rows, row_bytes = load(ahead, 2), load(ahead, 3)
+    while rest > 0 and row < n_rows:
+        start = load(ahead, 0) + load(pointer_at(load(ahead, 1), ahead), row) * row_bytes
+        stop = min(byte + rest, row_bytes)
+        for place in range(byte, stop, CACHE_LINE):
+            _prefetch(start + place)
+        rest -= stop - byte
+        byte, row = (stop, row) if stop < row_bytes else (0, row + 1)
+    store(ahead, 4, row)
+    store(ahead, 5, byte)
+
+
+@inlined
+def _prefetch_block(n_rows, n_vectors, start, w_vector):
+    """Ask for one array's part of a tile."""
+    for v in range(n_vectors):
+        for r in range(n_rows):
+            _prefetch(address_of(at(start, v * w_vector + r * lanes(start))))
+
+
+@intrinsic
+def _update_tile(
+    typingctx: Any,
+    form: Any,
+    n_rows: Any,
+    n_vectors: Any,
+    row: Any,
+    n: Any,
+    n_panels: Any,
+    n_wide: Any,
+    width: Any,
+    n_in: Any,
+    a_prev: Any,
+    delta: Any,
+    d_next: Any,
+    pause: Any,
+    n_states: Any,
+    is_direct: Any,
+    taken: Any,
+    end_before: Any,
+    row_before: Any,
+    rows_before: Any,
+    before: Any,
+    rates: Any,
+    W: Any,
+    param: Any,
+    m: Any,
+    v: Any,
+    w_vector: Any,
+    sums: Any,
+) -> Any:
+    """Form the sums of a tile, and leave them in ``sums`` or, for plain descent, apply them.
+
+    Every ``pause`` samples Adam takes a vector of the tile ``before``, from ``taken`` to ``end_before``; return how far
+    it came.
+    """
+    i = types.intp
+    integers, p = (i,) * 9, param
+    signature = i(*integers, a_prev, delta, i, i, i, i, i, i, i, i, before, rates, W, p, m, v, i, sums)
+    return signature, _switch({ACROSS_STRIPS: (1, 2, 3), FEW_ROWS: (1,)}, _emit_update)
+
+
+def _emit_update(builder: Any, form: int, n_rows: int, n_vectors: int, vector: Any, operands: Any) -> Any:
+    row, n, n_panels, n_wide, width, n_in, a_prev, delta, d_next, pause, n_states, is_direct, *waiting = operands
+    taken, end_before, row_before, rows_before, before, rates, W, param, m, v, w_vector, sums = waiting
+    integer, few, L = row.type, form == FEW_ROWS, vector.count
+    pitch = integer(TILE_VECTORS * L)
+    a_row, a_k = (integer(1), n_in) if few else (pitch, integer(1))
+    d_k, d_vector = (d_next, integer(L)) if few else (integer(L), d_next)
+    tile = _Tile(builder, vector, n_rows, n_vectors)
+    adam = _Adam(builder, vector, rates, (W, param, m, v), w_vector, (before, row_before, rows_before))
+    start = builder.gep(a_prev, [builder.mul(row, a_row)])
+
+    def chunk(index: Any, carried: list[Any]) -> list[Any]:
+        rest, a, d, taken, *sums = carried
+        count = builder.select(builder.icmp_signed("<", rest, pause), rest, pause)
+        d, *sums = tile.add_products(count, (a, a_row, a_k), (d, d_k, d_vector), sums)
+        (taken,) = _emit_if(builder, builder.icmp_signed("<", taken, end_before), [taken], adam.take)
+        return [builder.sub(rest, count), builder.gep(a, [builder.mul(count, a_k)]), d, taken, *sums]
+
+    def add_chunks(length: Any, a: Any, d: Any, taken: Any, sums: list[Any]) -> list[Any]:
+        count = builder.udiv(builder.add(length, builder.sub(pause, integer(1))), pause)
+        return _emit_loop(builder, count, [length, a, d, taken, *sums], chunk)[2:]
+
+    if few:
+        _, taken, *totals = add_chunks(n, start, delta, taken, tile.zeros())
+    else:
+
+        def panel(index: Any, carried: list[Any]) -> list[Any]:
+            rest, a, d, taken, *sums = carried
+            ahead = builder.mul(builder.add(row, integer(n_rows)), integer(L))
+            for place, state in enumerate((param, m, v)):
+                is_due = builder.icmp_signed("==", index, integer(place))
+                is_due = builder.and_(is_due, builder.icmp_signed("<", integer(place), n_states))
+                with builder.if_then(is_due):
+                    for r in range(n_rows):
+                        for c in range(n_vectors):
+                            offset = builder.add(ahead, builder.add(builder.mul(integer(c), w_vector), integer(r * L)))
+                            _emit_prefetch(builder, builder.gep(state, [offset]))
+            is_wide = builder.icmp_signed("<", index, n_wide)
+            here = builder.select(is_wide, width, builder.sub(width, integer(L)))
+            length = builder.select(builder.icmp_signed("<", rest, here), rest, here)
+            d, taken, *sums = add_chunks(length, a, d, taken, sums)
+            return [builder.sub(rest, length), builder.gep(a, [builder.mul(n_in, pitch)]), d, taken, *sums]
+
+        _, _, _, taken, *totals = _emit_loop(builder, n_panels, [n, start, delta, taken, *tile.zeros()], panel)
+
+    with builder.if_else(builder.icmp_signed("!=", is_direct, integer(0))) as (then, otherwise):
+        with then:
+            rate, scale = tile.load(rates, integer(IN_RATE * L)), tile.load(rates, integer(IN_SCALE * L))
+            for index, total in enumerate(totals):
+                r, c = divmod(index, n_vectors)
+                place = builder.add(
+                    builder.mul(integer(c), w_vector), builder.mul(builder.add(row, integer(r)), integer(L))
+                )
+                step = builder.fneg(builder.fmul(scale, total))
+                tile.store(emit_fma(builder, rate, step, tile.load(param, place)), param, place)
+        with otherwise:
+            for index, total in enumerate(totals):
+                r, c = divmod(index, n_vectors)
+                tile.store(total, sums, integer((c * MAX_ROWS + r) * L))
+    return taken
+
+
+# ------------------------------------------------------------------------------------------- instructions
+
+
+class _Tile:
+    """Emits the instructions on a tile of ``n_rows`` x ``n_vectors`` sums, row by row."""
+
+    def __init__(self, builder: Any, vector: Any, n_rows: int, n_vectors: int) -> None:
+        self.builder, self.vector, self.n_rows, self.n_vectors = builder, vector, n_rows, n_vectors
+        self.align = 4 if isinstance(vector.element, ir.FloatType) else 8
+
+    def at(self, start: Any, offset: Any) -> Any:
+        return self.builder.bitcast(self.builder.gep(start, [offset]), self.vector.as_pointer())
+
+    def load(self, start: Any, offset: Any) -> Any:
+        return self.builder.load(self.at(start, offset), align=self.align)
+
+    def store(self, value: Any, start: Any, offset: Any) -> None:
+        self.builder.store(value, self.at(start, offset), align=self.align)
+
+    def zeros(self) -> list[Any]:
+        return [ir.Constant(self.vector, None)] * (self.n_rows * self.n_vectors)
+
+    def add_products(self, count: Any, A: Any, B: Any, sums: list[Any]) -> list[Any]:
+        """Add ``count`` terms A[r, k] B[k, :]; A and B are start and strides. Return where B ends, and the sums."""
+        builder, (a, a_row, a_k), (b, b_k, b_vector) = self.builder, A, B
+        integer = count.type
+
+        def add(index: Any, carried: list[Any]) -> list[Any]:
+            a, b, *sums = carried
+            columns = [self.load(b, builder.mul(integer(v), b_vector)) for v in range(self.n_vectors)]
+            totals = []
+            for r in range(self.n_rows):
+                scalar = builder.load(builder.gep(a, [builder.mul(integer(r), a_row)]))
+                splat = emit_splat(builder, scalar, self.vector)
+                row = sums[r * self.n_vectors : (r + 1) * self.n_vectors]
+                totals += [emit_fma(builder, splat, column, total) for column, total in zip(columns, row, strict=True)]
+            return [builder.gep(a, [a_k]), builder.gep(b, [b_k]), *totals]
+
+        return _emit_loop(builder, count, [a, b, *sums], add)[1:]
+
+
+class _Adam:
+    """Emits the optimiser on the next vector of a tile that waits."""
+
+    def __init__(self, builder: Any, vector: Any, rates: Any, arrays: Any, w_vector: Any, before: Any) -> None:
+        self.tile = _Tile(builder, vector, 1, 1)
+        self.builder, self.rates, self.arrays, self.w_vector, self.before = builder, rates, arrays, w_vector, before
+
+    def rate(self, index: int) -> Any:
+        return self.tile.load(self.rates, ir.IntType(64)(index * self.tile.vector.count))
+
+    def take(self, values: list[Any]) -> list[Any]:
+        (taken,), builder, integer = values, self.builder, ir.IntType(64)
+        (W, param, m, v), (sums, row, n_rows), L = self.arrays, self.before, integer(self.tile.vector.count)
+        r, c = builder.and_(taken, integer(MAX_ROWS - 1)), builder.udiv(taken, integer(MAX_ROWS))
+        here = builder.add(builder.mul(c, self.w_vector), builder.mul(builder.add(row, r), L))
+        g = self.tile.load(sums, builder.mul(taken, L))
+        l2 = builder.load(builder.gep(self.rates, [builder.mul(integer(IN_L2), L)]))
+        is_penalised = builder.fcmp_unordered("!=", l2, ir.Constant(l2.type, 0.0))
+        (g,) = _emit_if(builder, is_penalised, [g], lambda values: [self._penalise(values[0], W, here)])
+        g = builder.fmul(self.rate(IN_SCALE), g)
+        w = builder.fmul(self.rate(IN_KEPT), self.tile.load(param, here))
+        m_rest, v_rest = builder.fmul(self.rate(IN_REST_1), g), builder.fmul(self.rate(IN_REST_2), builder.fmul(g, g))
+        m_new = emit_fma(builder, self.rate(IN_BETA_1), self.tile.load(m, here), m_rest)
+        v_new = emit_fma(builder, self.rate(IN_BETA_2), self.tile.load(v, here), v_rest)
+        self.tile.store(m_new, m, here)
+        self.tile.store(v_new, v, here)
+        divisor = builder.fadd(emit_sqrt(builder, v_new), self.rate(IN_EPSILON))
+        self.tile.store(builder.fsub(w, builder.fdiv(builder.fmul(self.rate(IN_RATE), m_new), divisor)), param, here)
+        is_last = builder.icmp_signed(">=", builder.add(r, integer(1)), n_rows)
+        skipped = builder.select(is_last, builder.sub(integer(MAX_ROWS), r), integer(1))
+        return [builder.add(taken, skipped)]
+
+    def _penalise(self, g: Any, W: Any, here: Any) -> Any:
+        """Return g + l2 w, and add w^2 to the sum of squares."""
+        w, place = self.tile.load(W, here), ir.IntType(64)(SQUARES * self.tile.vector.count)
+        squares = emit_fma(self.builder, w, w, self.tile.load(self.rates, place))
+        self.tile.store(squares, self.rates, place)
+        return emit_fma(self.builder, self.rate(IN_L2), w, g)
+
+
+def _switch(vectors: dict[int, tuple[int, ...]], emit: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a code generator: a switch over forms, rows and numbers of vectors, with the result of ``emit``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        form, n_rows, n_vectors, *operands = args
+        integer = form.type
+        vector = vector_of(next(arg.dtype for arg in signature.args if isinstance(arg, types.CPointer)))[0]
+        done = builder.append_basic_block("tile.done")
+        key = builder.add(builder.mul(builder.add(builder.mul(form, integer(16)), n_rows), integer(4)), n_vectors)
+        before, choice, results = builder.block, builder.switch(key, done), []
+        menu = [(form, rows, n) for form, counts in vectors.items() for rows in TILE_ROWS for n in counts]
+        for each in menu:
+            block = builder.append_basic_block("tile.{}.{}x{}".format(*each))
+            choice.add_case(integer((each[0] * 16 + each[1]) * 4 + each[2]), block)
             builder.position_at_end(block)
-            _emit_tile(rows, vectors, builder, signature.args[3], operands)
+            results.append((emit(builder, *each, vector, operands), builder.block))
             builder.branch(done)
-    builder.position_at_end(done)
-    return context.get_dummy_value()
+        builder.position_at_end(done)
+        if results[0][0] is None:
+            return context.get_dummy_value()
+        result = builder.phi(integer)
+        result.add_incoming(integer(0), before)
+        for value, block in results:
+            result.add_incoming(value, block)
+        return result
+
+    return codegen
 
 
-def _emit_tile(n_rows: int, n_vectors: int, builder: Any, kind: Any, operands: Any) -> None:
-    """Emit the loop over k of one tile: its sums stay in vector registers until they are stored."""
-    K, A, a_row, a_k, B, b_k, C = operands
-    vector, align = vector_of(kind.dtype)
-    lanes = vector.count
-    undefined, zero, integer = ir.Constant(vector, ir.Undefined), ir.Constant(vector, None), K.type
-    first_lane = ir.Constant(ir.VectorType(ir.IntType(32), lanes), None)
-
-    def vector_at(start: Any, offset: Any) -> Any:
-        return builder.bitcast(builder.gep(start, [offset]), vector.as_pointer())
-
-    rows = [builder.gep(A, [builder.mul(a_row, integer(r))]) for r in range(n_rows)]
-    before = builder.block
-    loop, after = builder.append_basic_block("tile.k"), builder.append_basic_block("tile.store")
-    builder.cbranch(builder.icmp_signed(">", K, integer(0)), loop, after)
-
+def _emit_loop(builder: Any, count: Any, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+    """Emit ``for index in range(count): carried = body(index, carried)`` and return what is carried in the end."""
+    before, loop, after = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("after")
+    builder.cbranch(builder.icmp_signed(">", count, count.type(0)), loop, after)
     builder.position_at_end(loop)
-    k, at_a, at_b = (builder.phi(integer) for _ in range(3))
-    sums = [builder.phi(vector) for _ in range(n_rows * n_vectors)]
-    columns = [builder.load(vector_at(B, builder.add(at_b, integer(v * lanes))), align=align) for v in range(n_vectors)]
-    totals = []
-    for r in range(n_rows):
-        scalar = builder.insert_element(undefined, builder.load(builder.gep(rows[r], [at_a])), ir.IntType(32)(0))
-        splat = builder.shuffle_vector(scalar, undefined, first_lane)
-        row = sums[r * n_vectors : (r + 1) * n_vectors]
-        totals += [emit_fma(builder, splat, column, total) for column, total in zip(columns, row, strict=True)]
-    next_k = builder.add(k, integer(1))
-    following = (next_k, builder.add(at_a, a_k), builder.add(at_b, b_k), *totals)
-    for phi, value in zip((k, at_a, at_b, *sums), following, strict=True):
-        phi.add_incoming(ir.Constant(phi.type, None if phi.type == vector else 0), before)
-        phi.add_incoming(value, loop)
-    builder.cbranch(builder.icmp_signed("<", next_k, K), loop, after)
+    index, inside = builder.phi(count.type), [builder.phi(value.type) for value in carried]
+    following = body(index, inside)
+    next_index = builder.add(index, count.type(1))
+    for phi, first, value in zip((index, *inside), (count.type(0), *carried), (next_index, *following), strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(value, builder.block)
+    end = builder.block
+    builder.cbranch(builder.icmp_signed("<", next_index, count), loop, after)
+    return _join(builder, after, carried, before, following, end)
 
-    builder.position_at_end(after)
-    results = [builder.phi(vector) for _ in totals]
-    for result, total in zip(results, totals, strict=True):
-        result.add_incoming(zero, before)
-        result.add_incoming(total, loop)
-    for index, result in enumerate(results):
-        builder.store(result, vector_at(C, integer(index * lanes)), align=align)
+
+def _emit_if(builder: Any, condition: Any, values: list[Any], change: Callable[[list[Any]], list[Any]]) -> list[Any]:
+    """Emit ``if condition: values = change(values)`` and return the values."""
+    before, then, after = builder.block, builder.append_basic_block("then"), builder.append_basic_block("after")
+    builder.cbranch(condition, then, after)
+    builder.position_at_end(then)
+    changed = change(values)
+    end = builder.block
+    builder.branch(after)
+    return _join(builder, after, values, before, changed, end)
+
+
+def _join(builder: Any, block: Any, values: list[Any], before: Any, others: list[Any], end: Any) -> list[Any]:
+    """Begin a block that is reached with some values from one block, and with others from another."""
+    builder.position_at_end(block)
+    joined = [builder.phi(value.type) for value in values]
+    for phi, value, other in zip(joined, values, others, strict=True):
+        phi.add_incoming(value, before)
+        phi.add_incoming(other, end)
+    return joined
+
+
+def _is_null(builder: Any, p: Any) -> Any:
+    return builder.icmp_unsigned("==", p, ir.Constant(p.type, None))
+
+
+def _emit_prefetch(builder: Any, p: Any) -> None:
+    """Ask for the cache line at p."""
+    byte, flag = builder.bitcast(p, ir.IntType(8).as_pointer()), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte.type, flag, flag, flag])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [byte, flag(0), flag(3), flag(1)])
+
+
+@intrinsic
+def _prefetch(typingctx: Any, place: Any) -> Any:
+    """Ask for the cache line at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _emit_prefetch(builder, builder.inttoptr(args[0], ir.IntType(8).as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen

@@ -24,6 +24,7 @@ from .numba_jit import host_has
 
 VECTOR_BYTES = 64 if host_has("avx512f") else (32 if host_has("avx2") else 16)
 HAS_FMA = host_has("fma") or host_has("neon")
+HAS_COMPRESS = host_has("avx512vl")
 
 
 class Vector(types.Type):
@@ -38,6 +39,20 @@ class Vector(types.Type):
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Vector) -> None:
         super().__init__(manager, kind, vector_of(kind.dtype)[0])
+
+
+class Mask(types.Type):
+    """The Numba type of a condition for each lane of a `Vector`: what a comparison of two returns."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+        super().__init__(f"Mask({dtype})")
+
+
+@register_model(Mask)
+class _MaskModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Mask) -> None:
+        super().__init__(manager, kind, ir.VectorType(ir.IntType(1), vector_of(kind.dtype)[0].count))
 
 
 def vector_of(dtype: Any) -> tuple[ir.VectorType, int]:
@@ -69,6 +84,72 @@ def emit_fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
     return _call(builder, f"llvm.fma.{_suffix(x.type)}", x.type, x, y, z)
 
 
+def emit_sqrt(builder: Any, x: Any) -> Any:
+    """Return the square roots of the lanes."""
+    return _call(builder, f"llvm.sqrt.{_suffix(x.type)}", x.type, x)
+
+
+def emit_shuffle(builder: Any, x: Any, y: Any, lanes: list[int]) -> Any:
+    """Pick lanes of two vectors, those of y counted on from those of x."""
+    return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+
+def emit_zip(builder: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    """Return the lower and the upper halves of two vectors, their lanes by turns."""
+    count = x.type.count
+    turns = [lane + side * count for lane in range(count) for side in (0, 1)]
+    return emit_shuffle(builder, x, y, turns[:count]), emit_shuffle(builder, x, y, turns[count:])
+
+
+def emit_mask(builder: Any, vector: ir.VectorType, n: Any) -> Any:
+    """Return a mask of the first n lanes."""
+    index = ir.VectorType(ir.IntType(32), vector.count)
+    count = emit_splat(builder, builder.trunc(n, ir.IntType(32)), index)
+    return builder.icmp_signed("<", ir.Constant(index, list(range(vector.count))), count)
+
+
+def emit_load(builder: Any, p: Any, vector: ir.VectorType, mask: Any = None, fill: Any = None) -> Any:
+    """Load a vector; with a mask its lanes alone, and ``fill`` or zeros in the others."""
+    at_p, align = builder.bitcast(p, vector.as_pointer()), _align(vector)
+    if mask is None:
+        return builder.load(at_p, align=align)
+    rest = ir.Constant(vector, None) if fill is None else fill
+    return _call(builder, f"llvm.masked.load.{_suffix(vector)}.p0", vector, at_p, ir.IntType(32)(align), mask, rest)
+
+
+def emit_store(builder: Any, value: Any, p: Any, mask: Any = None) -> None:
+    """Store a vector; with a mask its lanes alone."""
+    vector, align = value.type, _align(value.type)
+    at_p = builder.bitcast(p, vector.as_pointer())
+    if mask is None:
+        builder.store(value, at_p, align=align)
+    else:
+        name = f"llvm.masked.store.{_suffix(vector)}.p0"
+        _call(builder, name, ir.VoidType(), value, at_p, ir.IntType(32)(align), mask)
+
+
+def emit_load_part(builder: Any, p: Any, vector: ir.VectorType, n: Any, fill: Any = None) -> Any:
+    """Load the first n elements, as many as a vector has, and ``fill`` or zeros in the lanes beyond them."""
+    with builder.if_else(emit_is_whole(builder, vector, n)) as (then, otherwise):
+        with then:
+            whole, from_whole = emit_load(builder, p, vector), builder.block
+        with otherwise:
+            part, from_part = emit_load(builder, p, vector, emit_mask(builder, vector, n), fill), builder.block
+    result = builder.phi(vector)
+    result.add_incoming(whole, from_whole)
+    result.add_incoming(part, from_part)
+    return result
+
+
+def emit_is_whole(builder: Any, vector: ir.VectorType, n: Any) -> Any:
+    """Tell whether n elements fill a vector."""
+    return builder.icmp_signed(">=", n, n.type(vector.count))
+
+
+def _align(vector: ir.VectorType) -> int:
+    return 4 if isinstance(vector.element, ir.FloatType) else 8
+
+
 # ------------------------------------------------------------------------------------------------ pointers
 
 
@@ -90,6 +171,57 @@ def at(typingctx: Any, p: Any, i: Any) -> Any:
         return builder.gep(args[0], [args[1]])
 
     return p(p, types.intp), codegen
+
+
+@intrinsic
+def null(typingctx: Any, p: Any) -> Any:
+    """Return the pointer of p's type that points nowhere."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return ir.Constant(args[0].type, None)
+
+    return p(p), codegen
+
+
+@intrinsic
+def is_null(typingctx: Any, p: Any) -> Any:
+    """Tell whether a pointer points nowhere."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.icmp_unsigned("==", args[0], ir.Constant(args[0].type, None))
+
+    return types.boolean(p), codegen
+
+
+@intrinsic
+def address_of(typingctx: Any, p: Any) -> Any:
+    """Return a pointer as a number."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ptrtoint(args[0], ir.IntType(64))
+
+    return types.int64(p), codegen
+
+
+@intrinsic
+def pointer_at(typingctx: Any, address: Any, p: Any) -> Any:
+    """Return an address as a pointer of p's type."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], args[1].type)
+
+    return p(types.int64, p), codegen
+
+
+@intrinsic
+def as_pointer_to(typingctx: Any, p: Any, dtype: Any) -> Any:
+    """Return the pointer p as one to elements of another dtype: ``as_pointer_to(p, numba.int32)``."""
+    kind = types.CPointer(dtype.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(kind))
+
+    return kind(p, dtype), codegen
 
 
 @intrinsic
@@ -136,15 +268,39 @@ def lanes(typingctx: Any, p: Any) -> Any:
 # ------------------------------------------------------------------------------------- vectors and memory
 
 
-def _is_whole(builder: Any, vector: ir.VectorType, n: Any) -> Any:
-    return builder.icmp_signed(">=", n, n.type(vector.count))
+@intrinsic
+def load_whole(typingctx: Any, p: Any, i: Any) -> Any:
+    """Return a whole vector, the elements from p[i] on."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        p, i = args
+        return emit_load(builder, builder.gep(p, [i]), vector_of(signature.args[0].dtype)[0])
+
+    return Vector(p.dtype)(p, types.intp), codegen
 
 
-def _mask(builder: Any, vector: ir.VectorType, n: Any) -> Any:
-    """Return a mask of the first n lanes."""
-    index = ir.VectorType(ir.IntType(32), vector.count)
-    count = emit_splat(builder, builder.trunc(n, ir.IntType(32)), index)
-    return builder.icmp_signed("<", ir.Constant(index, list(range(vector.count))), count)
+@intrinsic
+def load_nth(typingctx: Any, p: Any, n: Any) -> Any:
+    """Return the n-th of the vectors that lie one behind the other at p."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = vector_of(signature.args[0].dtype)[0]
+        place = builder.mul(args[1], args[1].type(vector.count))
+        return emit_load(builder, builder.gep(args[0], [place]), vector)
+
+    return Vector(p.dtype)(p, types.intp), codegen
+
+
+@intrinsic
+def store_whole(typingctx: Any, p: Any, i: Any, value: Any) -> Any:
+    """Store all lanes of a vector from p[i] on."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        p, i, value = args
+        emit_store(builder, value, builder.gep(p, [i]))
+        return context.get_dummy_value()
+
+    return types.void(p, types.intp, Vector(p.dtype)), codegen
 
 
 @intrinsic
@@ -153,19 +309,8 @@ def load_vector(typingctx: Any, p: Any, n: Any, fill: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         p, n, fill = args
-        vector, align = vector_of(signature.args[0].dtype)
-        at_p = builder.bitcast(p, vector.as_pointer())
-        with builder.if_else(_is_whole(builder, vector, n)) as (then, otherwise):
-            with then:
-                whole, from_whole = builder.load(at_p, align=align), builder.block
-            with otherwise:
-                mask, rest = _mask(builder, vector, n), emit_splat(builder, fill, vector)
-                name = f"llvm.masked.load.{_suffix(vector)}.p0"
-                part, from_part = _call(builder, name, vector, at_p, ir.IntType(32)(align), mask, rest), builder.block
-        result = builder.phi(vector)
-        result.add_incoming(whole, from_whole)
-        result.add_incoming(part, from_part)
-        return result
+        vector = vector_of(signature.args[0].dtype)[0]
+        return emit_load_part(builder, p, vector, n, emit_splat(builder, fill, vector))
 
     return Vector(p.dtype)(p, types.intp, p.dtype), codegen
 
@@ -176,15 +321,11 @@ def store_vector(typingctx: Any, p: Any, n: Any, value: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         p, n, value = args
-        vector, align = vector_of(signature.args[0].dtype)
-        at_p = builder.bitcast(p, vector.as_pointer())
-        with builder.if_else(_is_whole(builder, vector, n)) as (then, otherwise):
+        with builder.if_else(emit_is_whole(builder, value.type, n)) as (then, otherwise):
             with then:
-                builder.store(value, at_p, align=align)
+                emit_store(builder, value, p)
             with otherwise:
-                mask = _mask(builder, vector, n)
-                name = f"llvm.masked.store.{_suffix(vector)}.p0"
-                _call(builder, name, ir.VoidType(), value, at_p, ir.IntType(32)(align), mask)
+                emit_store(builder, value, p, emit_mask(builder, value.type, n))
         return context.get_dummy_value()
 
     return types.void(p, types.intp, Vector(p.dtype)), codegen
@@ -192,12 +333,71 @@ def store_vector(typingctx: Any, p: Any, n: Any, value: Any) -> Any:
 
 @intrinsic
 def splat(typingctx: Any, value: Any, p: Any) -> Any:
-    """Return a vector with ``value`` in all lanes, of the dtype of p's elements."""
+    """Return a vector with ``value`` in all lanes, of the dtype of p: a pointer or another vector."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return args[0]
 
     return Vector(p.dtype)(Vector(p.dtype), p), codegen
+
+
+@intrinsic
+def stack_vectors(typingctx: Any, p: Any) -> Any:
+    """Return room on the stack for 16 vectors of p's elements: the most lanes that a vector has."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        room = cgutils.alloca_once(builder, ir.ArrayType(vector_of(signature.args[0].dtype)[0], 16))
+        room.align = VECTOR_BYTES
+        return builder.bitcast(room, args[0].type)
+
+    return p(p), codegen
+
+
+@intrinsic
+def first_lanes(typingctx: Any, x: Any, n: Any, fill: Any) -> Any:
+    """Return the first n lanes of x, and ``fill`` in those beyond."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        x, n, fill = args
+        return builder.select(emit_mask(builder, x.type, n), x, fill)
+
+    return x(x, types.intp, x), codegen
+
+
+@intrinsic
+def list_lanes(typingctx: Any, condition: Any, first: Any, listed: Any) -> Any:
+    """List the lanes for which a condition holds, counted from ``first``, and return how many.
+
+    ``listed`` points to int32, with room for a whole vector's lanes.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        condition, first, listed = args
+        emit = _emit_compressed if HAS_COMPRESS else _emit_listed
+        return emit(builder, condition, builder.trunc(first, ir.IntType(32)), listed)
+
+    return types.intp(condition, types.intp, listed), codegen
+
+
+def _emit_compressed(builder: Any, condition: Any, first: Any, listed: Any) -> Any:
+    """Shift the lanes together in a register and store it whole: the form that writes to memory is microcoded."""
+    count = condition.type.count
+    indices = ir.VectorType(ir.IntType(32), count)
+    lanes = builder.add(ir.Constant(indices, list(range(count))), emit_splat(builder, first, indices))
+    name = f"llvm.x86.avx512.mask.compress.v{count}i32"
+    together = _call(builder, name, indices, lanes, ir.Constant(indices, None), condition)
+    builder.store(together, builder.bitcast(listed, indices.as_pointer()), align=4)
+    return builder.zext(builder.ctpop(builder.bitcast(condition, ir.IntType(count))), ir.IntType(64))
+
+
+def _emit_listed(builder: Any, condition: Any, first: Any, listed: Any) -> Any:
+    """Write every lane; the next one overwrites it unless it counts: no branch to guess."""
+    found = ir.IntType(64)(0)
+    for lane in range(condition.type.count):
+        builder.store(builder.add(first, first.type(lane)), builder.gep(listed, [found]))
+        counts = builder.extract_element(condition, ir.IntType(32)(lane))
+        found = builder.add(found, builder.zext(counts, found.type))
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- arithmetic
@@ -208,14 +408,14 @@ def _spread(context: Any, builder: Any, from_type: Any, to_type: Any, value: Any
     return emit_splat(builder, context.cast(builder, value, from_type, to_type.dtype), vector_of(to_type.dtype)[0])
 
 
-def _overload(function: Any, emit: Callable[..., Any]) -> None:
-    """Define an operator on vectors, or on a vector and a scalar."""
+def _overload(function: Any, emit: Callable[..., Any], result: Any = Vector) -> None:
+    """Define an operator on vectors, or on a vector and a scalar; it returns a `Vector` or a `Mask`."""
 
     @infer_global(function)
     class Template(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             vector = next((arg for arg in args if isinstance(arg, Vector)), None)
-            return None if vector is None else vector(*[vector] * len(args))
+            return None if vector is None else result(vector.dtype)(*[vector] * len(args))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return emit(builder, *args)
@@ -225,11 +425,38 @@ def _overload(function: Any, emit: Callable[..., Any]) -> None:
 
 
 _CONTRACT = ("contract",)
-_overload(operator.add, lambda builder, x, y: builder.fadd(x, y, flags=_CONTRACT))
+for _add in (operator.add, operator.iadd):
+    _overload(_add, lambda builder, x, y: builder.fadd(x, y, flags=_CONTRACT))
 _overload(operator.sub, lambda builder, x, y: builder.fsub(x, y, flags=_CONTRACT))
 _overload(operator.mul, lambda builder, x, y: builder.fmul(x, y, flags=_CONTRACT))
 _overload(operator.truediv, lambda builder, x, y: builder.fdiv(x, y))
 _overload(operator.neg, lambda builder, x: builder.fneg(x))
+_overload(operator.lt, lambda builder, x, y: builder.fcmp_ordered("<", x, y), Mask)
+_overload(operator.gt, lambda builder, x, y: builder.fcmp_ordered(">", x, y), Mask)
+_overload(operator.eq, lambda builder, x, y: builder.fcmp_ordered("==", x, y), Mask)
+_overload(operator.ne, lambda builder, x, y: builder.fcmp_unordered("!=", x, y), Mask)
+
+
+@intrinsic
+def choose(typingctx: Any, condition: Any, yes: Any, no: Any) -> Any:
+    """Return ``yes`` in the lanes where the condition holds, else ``no``."""
+    vector = Vector(condition.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(*args)
+
+    return vector(condition, vector, vector), codegen
+
+
+@intrinsic
+def any_lane(typingctx: Any, condition: Any) -> Any:
+    """Tell whether a condition holds in any lane."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        lanes = builder.bitcast(args[0], ir.IntType(args[0].type.count))
+        return builder.icmp_unsigned("!=", lanes, lanes.type(0))
+
+    return types.boolean(condition), codegen
 
 
 def _vector_function(emit: Callable[..., Any]) -> Any:
@@ -255,7 +482,7 @@ def fma(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
 @intrinsic
 def sqrt(typingctx: Any, x: Any) -> Any:
     """Return the square root of each lane."""
-    return _vector_function(lambda builder, x: _call(builder, f"llvm.sqrt.{_suffix(x.type)}", x.type, x))(x)
+    return _vector_function(emit_sqrt)(x)
 
 
 @intrinsic
@@ -319,6 +546,29 @@ def power_of_two(typingctx: Any, shifted: Any) -> Any:
         return builder.bitcast(builder.shl(exponent, shifts), x.type)
 
     return _vector_function(emit)(shifted)
+
+
+@intrinsic
+def split_power(typingctx: Any, x: Any) -> Any:
+    """Return n and m of x = 2^n m, m in [sqrt(1/2), sqrt(2)), for normal x > 0."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        (x,) = args
+        single = isinstance(x.type.element, ir.FloatType)
+        bits, mantissa, root_half = (32, 23, 0x3F3504F3) if single else (64, 52, 0x3FE6A09E667F3BCD)
+        integers, shift = ir.VectorType(ir.IntType(bits), x.type.count), 1.5 * 2.0**mantissa
+
+        def constant(kind: Any, value: Any) -> Any:
+            return ir.Constant(kind, [value] * x.type.count)
+
+        raw, places = builder.bitcast(x, integers), constant(integers, mantissa)
+        n = builder.ashr(builder.sub(raw, constant(integers, root_half)), places)
+        m = builder.bitcast(builder.sub(raw, builder.shl(n, places)), x.type)
+        shifted = builder.add(n, builder.bitcast(constant(x.type, shift), integers))
+        power = builder.fsub(builder.bitcast(shifted, x.type), constant(x.type, shift))
+        return context.make_tuple(builder, signature.return_type, (power, m))
+
+    return types.UniTuple(x, 2)(x), codegen
 
 
 def make_polynomial(single: tuple[float, ...], double: tuple[float, ...]) -> Any:

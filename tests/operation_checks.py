@@ -183,10 +183,15 @@ def check_operation(backend: Backend, name: str, dtype: Any, options: Options = 
 
 def run_operation(backend: Backend, name: str, dtype: Any, working: Any, options: Options) -> dict[str, Array]:
     """Call an operation on numbers of ``dtype``, held in ``working``; return all that it writes and returns."""
-    arguments = _ARGUMENTS[name](Draws(options, dtype, working), options, backend)
+    arguments = arguments_of(backend, name, dtype, working, options)
     returned = getattr(backend, name)(**arguments)
     written = {output: array.copy() for output, array in output_arrays(name, arguments).items()}
     return written if returned is None else {**written, "returned": np.asarray(returned)}
+
+
+def arguments_of(backend: Backend, name: str, dtype: Any, working: Any, options: Options) -> dict[str, Any]:
+    """Return the arguments of an operation, by name: numbers of ``dtype``, held in ``working``."""
+    return _ARGUMENTS[name](Draws(options, dtype, working), options, backend)
 
 
 def output_arrays(name: str, arguments: dict[str, Any]) -> dict[str, Array]:

@@ -104,8 +104,8 @@ def test_operation_is_documented_with_shapes(operation: str) -> None:
 
 def test_no_blas_in_the_compiled_backends() -> None:
     """Neither @ nor dot nor a BLAS in what is compiled: the products are fastbp's own."""
-    for name in ("numba_cpu", "numba_tiles", "numba_vectors", "numba_math"):
-        tree = ast.parse((KERNELS / f"{name}.py").read_text(encoding="utf-8"))
+    for path in KERNELS.glob("numba_*.py"):
+        tree, name = ast.parse(path.read_text(encoding="utf-8")), path.name
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.MatMult)], name
         names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}

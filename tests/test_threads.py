@@ -14,7 +14,7 @@ import joblib
 import numpy as np
 import pytest
 from fastbp.kernels import threads
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
@@ -65,6 +65,7 @@ def train(
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rule", RULES)
+@settings(deadline=None)  # the first call compiles
 @given(
     sizes=st.lists(st.integers(1, 70), min_size=2, max_size=4),
     batch_size=st.integers(1, 120),

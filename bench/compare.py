@@ -1,0 +1,75 @@
+"""Two runs of `pytest bench/ --benchmark-json=...` side by side: how many times as fast the second one is.
+
+    python bench/compare.py BEFORE.json AFTER.json [--all]
+
+The noise band of a ratio comes from the quartiles of both runs: the slower half of one against the faster half of the
+other, both ways. Only what lies outside its band is a difference; ``--all`` shows the rest, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as fast a case became, and between which ratios noise alone could have put it."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        if self.low > 1:
+            return "faster"
+        return "slower" if self.high < 1 else "same"
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the statistics of a run's cases by name."""
+    try:
+        cases = json.loads(path.read_text(encoding="utf-8"))["benchmarks"]
+    except (OSError, ValueError, KeyError) as error:
+        raise SystemExit(f"{path} is no result of pytest --benchmark-json ({error}); run pytest bench/ first") from None
+    return {case["name"]: case["stats"] for case in cases}
+
+
+def compare(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> list[Ratio]:
+    """Return the ratios of the cases that both runs have."""
+    ratios = []
+    for name in before.keys() & after.keys():
+        old, new = before[name], after[name]
+        low, high = old["q1"] / new["q3"], old["q3"] / new["q1"]
+        ratios.append(Ratio(name, old["median"] / new["median"], low, high))
+    return sorted(ratios, key=lambda ratio: ratio.value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    parser.add_argument("--all", action="store_true", help="show the cases within their noise band, too")
+    options = parser.parse_args()
+    ratios, console = compare(read(options.before), read(options.after)), Console()
+    table = Table("case", "times as fast", "noise band", "verdict")
+    for ratio in ratios:
+        if options.all or ratio.verdict != "same":
+            table.add_row(ratio.name, f"{ratio.value:.2f}", f"{ratio.low:.2f} to {ratio.high:.2f}", ratio.verdict)
+    console.print(table)
+    counts = Counter(ratio.verdict for ratio in ratios)
+    summary = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("faster", "same", "slower"))
+    console.print(f"{len(ratios)} cases in both runs: {summary}")
+
+
+if __name__ == "__main__":
+    main()

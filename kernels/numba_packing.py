@@ -1,0 +1,319 @@
+"""Packed forms of the backend `numba`: how batches and parameters lie in a run (``tile_table.h`` says why)."""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .contract import NONE, Op, Source
+from .numba_jit import inlined, kernel, struct
+from .numba_rows import gather_panel, is_finite, pack, scatter_panel, unpack
+from .numba_tiles import TILE_VECTORS
+from .numba_vectors import at, is_null, lanes, load, null, pointer, splat, store, store_vector
+from .numba_workers import rounded, share, take
+
+
+@struct("B", "iiii")
+class Batch(NamedTuple):
+    """How a batch of n samples is packed.
+
+    In panels, the first n_wide of them with ``width`` samples and the others with a vector less; or, where n_panels is
+    0, in rows.
+    """
+
+    n: int
+    n_panels: int
+    n_wide: int
+    width: int
+
+
+@struct("L", "iipppppp")
+class Layer(NamedTuple):
+    """A layer's parameters and what goes with them, packed; null where there is none."""
+
+    n_in: int
+    n_out: int
+    W: Any
+    m_W: Any
+    v_W: Any
+    b: Any
+    m_b: Any
+    v_b: Any
+
+
+@struct("O", "ppwqpqp")
+class Sources(NamedTuple):
+    """Pointers to the data of a run."""
+
+    X: Any
+    X_data: Any
+    X_indices: Any
+    X_indptr: Any
+    y: Any
+    classes: Any
+    sample_weight: Any
+
+
+class States(NamedTuple):
+    """Pointers to the parameters, packed, and to what lies like them."""
+
+    params: Any
+    grads: Any
+    m: Any
+    v: Any
+
+
+@intrinsic
+def numbers_of(typingctx: Any, step: Any) -> Any:
+    """Return the pointer to the numbers of a STEP record."""
+    kind = types.CPointer(types.float64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(kind))
+
+    return kind(step), codegen
+
+
+@intrinsic
+def uncounted(typingctx: Any, array: Any) -> Any:
+    """Return an array to which references are not counted: that costs more than a row of a small plan."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        struct = cgutils.create_struct_proxy(signature.args[0])(context, builder, value=args[0])
+        struct.meminfo = cgutils.get_null_value(struct.meminfo.type)
+        return struct._getvalue()
+
+    return array(array), codegen
+
+
+@inlined
+def make_batch(n, p):
+    """Return how a batch of n samples is packed: few in rows, more in panels as equally wide as can be."""
+    L = lanes(p)
+    n_vectors = (n + L - 1) // L
+    n_panels = (n_vectors + TILE_VECTORS - 1) // TILE_VECTORS
+    if n == 1 or n <= L // 2:
+        return Batch(n, 0, 0, 0)
+    if n_vectors % n_panels == 0:
+        return Batch(n, n_panels, n_panels, n_vectors // n_panels * L)
+    return Batch(n, n_panels, n_vectors % n_panels, (n_vectors // n_panels + 1) * L)
+
+
+@inlined
+def panel_width(batch, p, L):
+    return batch.width if p < batch.n_wide else batch.width - L
+
+
+@inlined
+def panel_start(batch, p, L):
+    """Return the number of the panel's first sample."""
+    return p * batch.width - max(p - batch.n_wide, 0) * L
+
+
+@inlined
+def panel_rows(batch, p, L):
+    """Return how many samples the panel has."""
+    return min(panel_width(batch, p, L), batch.n - panel_start(batch, p, L))
+
+
+@inlined
+def pack_batch(tiles, worker, batch, n, X, order, out):
+    """Pack the samples of X (., n) that ``order`` names, or the first ones if it is null; columns are shared, or rows.
+
+    Return whether what this thread packed is finite.
+    """
+    L, finite = lanes(out), True
+    if batch.n_panels == 0:
+        row = rounded(n, L)
+        first, end = share(worker, batch.n, 1)
+        for r in range(first, end):
+            sample = r if is_null(order) else load(order, r)
+            pack(tiles, 1, n, at(X, sample * n), n, at(out, r * row), row)
+            finite = is_finite(tiles, row, at(out, r * row)) != 0 and finite
+        return finite
+    first, end = share(worker, n, L)
+    for p in range(batch.n_panels):
+        start = panel_start(batch, p, L)
+        source, samples = at(X, first), order
+        if is_null(order):
+            source = at(source, start * n)
+        else:
+            samples = at(order, start)
+        n_rows, width = panel_rows(batch, p, L), panel_width(batch, p, L)
+        panel = at(out, (p * n + first) * TILE_VECTORS * L)
+        finite = gather_panel(tiles, end - first, source, n, samples, n_rows, width, panel) != 0 and finite
+    return finite
+
+
+@inlined
+def unpack_batch(tiles, worker, batch, n, packed, out):
+    """Write a batch back; panels are shared, or rows."""
+    L = lanes(out)
+    first, end = share(worker, batch.n_panels if batch.n_panels else batch.n, 1)
+    if batch.n_panels == 0:
+        row = rounded(n, L)
+        unpack(tiles, end - first, n, at(packed, first * row), row, at(out, first * n), n)
+        return
+    for p in range(first, end):
+        rows = at(out, panel_start(batch, p, L) * n)
+        scatter_panel(tiles, n, at(packed, p * n * TILE_VECTORS * L), panel_rows(batch, p, L), rows, n, L, 0)
+
+
+@inlined
+def element(batch, n, packed, r, j):
+    """Return the address of unit j of sample r."""
+    L = lanes(packed)
+    if batch.n_panels == 0:
+        return at(packed, r * rounded(n, L) + j)
+    p = r // batch.width
+    if p >= batch.n_wide:
+        p = batch.n_wide + (r - batch.n_wide * batch.width) // (batch.width - L)
+    return at(packed, (p * n + j) * TILE_VECTORS * L + r - panel_start(batch, p, L))
+
+
+@kernel("iWROqBp")
+def gather(tiles, worker, row, sources, order, batch, out):
+    """Pack a batch of samples, targets or weights; return whether what this thread packed is finite, if it is dense."""
+    L, n = lanes(out), row.n_out
+    if row.op == Op.GATHER_ROWS:
+        source = sources.X
+        if row.source != Source.X:
+            source = sources.y if row.source == Source.Y else sources.sample_weight
+        return pack_batch(tiles, worker, batch, n, source, order, out)
+    unit, n_units = (n * TILE_VECTORS * L, batch.n_panels) if batch.n_panels else (rounded(n, L), batch.n)
+    first, end = share(worker, n_units, 1)
+    clear(at(out, first * unit), (end - first) * unit)
+    if batch.n_panels:  # from the first sample of a panel to the first one of another
+        first, end = panel_start(batch, first, L), min(batch.n, panel_start(batch, end, L))
+    for r in range(first, end):
+        sample = load(order, r)
+        if row.op == Op.GATHER_CLASSES:
+            store(element(batch, n, out, r, load(sources.classes, sample)), 0, 1)
+        else:
+            for e in range(load(sources.X_indptr, sample), load(sources.X_indptr, sample + 1)):
+                place = element(batch, n, out, r, load(sources.X_indices, e))
+                store(place, 0, load(place, 0) + load(sources.X_data, e))
+    return True
+
+
+@inlined
+def clear(x, n):
+    """Set n elements to 0."""
+    for j in range(0, n, lanes(x)):
+        store_vector(at(x, j), n - j, splat(0.0, x))
+
+
+@kernel("viippi")
+def pack_weights(tiles, n_in, n_out, W, strips, back):
+    """Pack weights, or write them back: some rows at a time, whose pages and cache lines stay at hand for all."""
+    L = lanes(W)
+    for i in range(0, n_in, L):
+        n_rows = min(L, n_in - i)
+        for o in range(0, n_out, L):
+            columns, strip, corner = min(L, n_out - o), at(strips, o * n_in + i * L), at(W, i * n_out + o)
+            if back:
+                unpack(tiles, n_rows, columns, strip, L, corner, n_out)
+            else:
+                pack(tiles, n_rows, columns, corner, n_out, strip, L)
+
+
+@inlined
+def place(natural, packed, p):
+    """Set W and b of each row to where the layer's parameters lie when packed; return the size of all."""
+    L, size = lanes(p), 0
+    for r in range(natural.size):
+        op = natural[r].op
+        if op == Op.LINEAR_FORWARD or op == Op.BACKPROP_DELTA or op == Op.LINEAR_GRAD or op == Op.LINEAR_UPDATE:
+            first = first_with(natural, natural[r].W)
+            if first < r:
+                packed[r].W, packed[r].b = packed[first].W, packed[first].b
+                continue
+            packed[r].W = size
+            size += natural[r].n_in * rounded(natural[r].n_out, L)
+            if natural[r].b != NONE:
+                packed[r].b = size
+                size += rounded(natural[r].n_out, L)
+    return size
+
+
+@inlined
+def first_with(plan, W):
+    """Return the first row on a layer's weights: its forward product."""
+    r = 0
+    while plan[r].op != Op.LINEAR_FORWARD or plan[r].W != W:
+        r += 1
+    return r
+
+
+@inlined
+def pack_state(tiles, natural, plan, flat, packed, back):
+    """Pack a flat buffer that is laid out like the parameters, or write it back."""
+    for r in range(plan.size):
+        if plan[r].op == Op.LINEAR_FORWARD and first_with(natural, natural[r].W) == r:
+            n_in, n_out = plan[r].n_in, plan[r].n_out
+            pack_weights(tiles, n_in, n_out, at(flat, natural[r].W), at(packed, plan[r].W), back)
+            if plan[r].b != NONE:
+                pack_bias(tiles, n_out, at(flat, natural[r].b), at(packed, plan[r].b), back)
+
+
+@inlined
+def pack_bias(tiles, n_out, b, packed, back):
+    """Pack a bias, or write it back."""
+    if back:
+        unpack(tiles, 1, n_out, packed, n_out, b, n_out)
+    else:
+        pack(tiles, 1, n_out, b, n_out, packed, n_out)
+
+
+@inlined
+def layer_of(row, params, m, v):
+    """Return a row's layer in packed buffers."""
+    b = m_b = v_b = null(params)
+    if row.b != NONE:
+        b, m_b, v_b = at(params, row.b), at(m, row.b), at(v, row.b)
+    return Layer(row.n_in, row.n_out, at(params, row.W), at(m, row.W), at(v, row.W), b, m_b, v_b)
+
+
+# -------------------------------------------------------------------------------- the operations by hand
+
+
+@inlined
+def take_batch(rest, batch, n):
+    """Cut off room for a packed batch."""
+    L = lanes(rest)
+    return take(rest, batch.n_panels * n * TILE_VECTORS * L if batch.n_panels else batch.n * rounded(n, L))
+
+
+@inlined
+def take_weights(tiles, rest, W):
+    """Pack weights, or what goes with them."""
+    n_in, n_out = W.shape
+    strips, rest = take(rest, n_in * rounded(n_out, lanes(rest)))
+    pack_weights(tiles, n_in, n_out, pointer(W), strips, False)
+    return strips, rest
+
+
+@inlined
+def take_layer(tiles, rest, W, b, is_used):
+    """Pack weights and bias, or what goes with them; null where there is none."""
+    strips = packed = null(rest)
+    if is_used:
+        strips, rest = take_weights(tiles, rest, W)
+    if is_used and b.size:
+        packed, rest = take(rest, b.size)
+        pack_bias(tiles, b.size, pointer(b), packed, False)
+    return strips, packed, rest
+
+
+@inlined
+def give_back(tiles, strips, packed, W, b):
+    """Write back what `take_layer` packed."""
+    if not is_null(strips):
+        pack_weights(tiles, *W.shape, pointer(W), strips, True)
+    if not is_null(packed):
+        pack_bias(tiles, b.size, pointer(b), packed, True)

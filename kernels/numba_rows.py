@@ -1,0 +1,323 @@
+"""Primitives of the Numba backend on rows and panels: what ``tile_table.h`` lists beside `product` and `update`.
+
+Arguments, packed forms and formulas stand there. An element's arithmetic never depends on where in its row or its batch
+it stands.
+"""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
+
+from __future__ import annotations
+
+import math
+
+import numba
+
+from .contract import Activation, Loss
+from .numba_blocks import (
+    ROW_VECTORS,
+    add_outer_vectors,
+    block_products,
+    gather_block,
+    scatter_block,
+    weighted_vectors,
+)
+from .numba_jit import inlined, primitive
+from .numba_math import exp, logarithm
+from .numba_rules import IN_SCALE, act, apply_rule, store_rates, times_derivative
+from .numba_tiles import TILE_VECTORS
+from .numba_vectors import (
+    any_lane,
+    as_pointer_to,
+    at,
+    choose,
+    first_lanes,
+    is_null,
+    lanes,
+    list_lanes,
+    load,
+    load_nth,
+    load_vector,
+    load_whole,
+    make_constant,
+    max_lanes,
+    maximum,
+    minimum,
+    splat,
+    stack_vectors,
+    store,
+    store_vector,
+    store_whole,
+    sum_lanes,
+)
+
+# ------------------------------------------------------------------------------------------- packed forms
+
+
+@primitive("viipipi")
+def pack(n_rows, columns, source, from_row, to, to_row):
+    """Copy the rows of a matrix to rows of whole vectors, filled up with zeros."""
+    for r in range(n_rows):
+        for j in range(0, columns, lanes(to)):
+            store_whole(to, r * to_row + j, load_vector(at(source, r * from_row + j), columns - j, 0))
+
+
+@primitive("viipipi")
+def unpack(n_rows, columns, source, from_row, to, to_row):
+    """Copy them back."""
+    for r in range(n_rows):
+        for j in range(0, columns, lanes(to)):
+            store_vector(at(to, r * to_row + j), columns - j, load_whole(source, r * from_row + j))
+
+
+@inlined
+def pitch(panel):
+    """Return how many samples lie side by side in a panel, those that are there and those that are not."""
+    return TILE_VECTORS * lanes(panel)
+
+
+@primitive("iipiqiip")
+def gather_panel(n, X, row, order, n_rows, width, panel):
+    """Transpose samples into a panel, the last one repeated up to its width; return whether all elements are finite."""
+    rows, zeros = as_pointer_to(stack_vectors(X), numba.int64), splat(0, X)
+    for r in range(0, width, lanes(X)):
+        for lane in range(lanes(X)):
+            sample = min(r + lane, n_rows - 1)
+            store(rows, lane, (sample if is_null(order) else load(order, sample)) * row)
+        for j in range(0, n, lanes(X)):
+            zeros += gather_block(at(X, j), rows, n - j, at(panel, j * pitch(panel) + r), pitch(panel))
+    return sum_lanes(zeros) == 0
+
+
+@primitive("vipipiii")
+def scatter_panel(n, panel, n_rows, out, row, vector, fill):
+    """Transpose a panel's samples to rows, in whole vectors filled up with zeros if ``fill``."""
+    for j in range(0, n, lanes(out)):
+        for r in range(0, n_rows, lanes(out)):
+            source, target = at(panel, j * pitch(panel) + r), at(out, r * row + j // lanes(out) * vector)
+            scatter_block(source, pitch(panel), n - j, target, row, n_rows - r, lanes(out) if fill else n - j)
+
+
+# ---------------------------------------------------------------------------------------------- one sample
+
+
+@primitive("iipw")
+def list_nonzero(n, x, listed):
+    """List the indices of the elements that are not 0, ascending; return how many."""
+    found = 0
+    for j in range(0, n, lanes(x)):
+        found += list_lanes(load_vector(at(x, j), n - j, 0) != 0, j, at(listed, found))
+    return found
+
+
+@primitive("iip")
+def is_finite(n, x):
+    """Return whether no element is infinite or NaN."""
+    zeros = splat(0, x)
+    for j in range(0, n, lanes(x)):
+        zeros += 0 * load_vector(at(x, j), n - j, 0)
+    return sum_lanes(zeros) == 0
+
+
+@inlined
+def vectors_of(n, p):
+    """Return how many vectors n elements fill, up to `ROW_VECTORS`."""
+    return min((n + lanes(p) - 1) // lanes(p), ROW_VECTORS)
+
+
+@primitive("viwppiiip")
+def weighted_rows(n_listed, listed, x, W, w_row, w_vector, n, sums):
+    """sums[j] = sum_t x[listed[t]] W[listed[t], j]: one sample's forward product, ascending over t."""
+    for o in range(0, n, ROW_VECTORS * lanes(W)):
+        weights = at(W, o // lanes(W) * w_vector)
+        weighted_vectors(vectors_of(n - o, W), n_listed, listed, x, weights, w_row, w_vector, n - o, at(sums, o))
+
+
+@primitive("viwppiip")
+def row_products(n_listed, listed, delta, W, n_in, n, products):
+    """products[i] = sum_j delta[j] W[i, j]: one sample's backward product for the units that are listed."""
+    rows, sums = as_pointer_to(stack_vectors(W), numba.int64), stack_vectors(W)
+    n_vectors = (n + lanes(W) - 1) // lanes(W)
+    for t in range(0, n_listed, lanes(W)):
+        for lane in range(lanes(W)):
+            store(rows, lane, load(listed, min(t + lane, n_listed - 1)) * lanes(W))
+        store_whole(sums, 0, block_products(rows, delta, W, lanes(W) * n_in, n_vectors))
+        for lane in range(min(lanes(W), n_listed - t)):
+            store(products, load(listed, t + lane), load(sums, lane))
+
+
+@primitive("viwdpppii")
+def add_outer(n_listed, listed, scale, x, d, W, n_in, n):
+    """W[i, :] += scale x[i] d: one sample's step of gradient descent for the rows that are listed."""
+    for o in range(0, n, ROW_VECTORS * lanes(W)):
+        n_vectors, weights = vectors_of(n - o, W), at(W, o * n_in)
+        add_outer_vectors(n_vectors, n_listed, listed, scale, x, at(d, o), weights, lanes(W) * n_in)
+
+
+# --------------------------------------------------------------------------------------------- activations
+
+
+@primitive("vippip")
+def activate(n, sums, b, activation, a):
+    """Write a = act(sums + b) for a row of n; softmax comes later."""
+    for j in range(0, n, lanes(a)):
+        z = load_whole(sums, j)
+        if not is_null(b):
+            z += load_vector(at(b, j), n - j, 0)
+        store_vector(at(a, j), n - j, act(activation, z))
+
+
+@inlined
+def filled(n, padded, row):
+    """Return where a row of n ends: with its filling if it is padded."""
+    return (n + lanes(row) - 1) // lanes(row) * lanes(row) if padded else n
+
+
+@primitive("viip")
+def softmax(n, padded, z):
+    """Turn a row of z into softmax(z), filled up with zeros if it is padded."""
+    largest, total, end = splat(-math.inf, z), splat(0, z), filled(n, padded, z)
+    for j in range(0, n, lanes(z)):
+        largest = maximum(largest, load_vector(at(z, j), n - j, -math.inf))
+    shift = splat(max_lanes(largest), z)
+    for j in range(0, n, lanes(z)):
+        e = first_lanes(exp(load_vector(at(z, j), n - j, 0) - shift), n - j, 0)
+        store_vector(at(z, j), end - j, e)
+        total += e
+    divisor = splat(sum_lanes(total), z)
+    for j in range(0, n, lanes(z)):
+        store_vector(at(z, j), end - j, load_vector(at(z, j), n - j, 0) / divisor)
+
+
+@primitive("viip")
+def softmax_panel(n, width, z):
+    """Turn a panel of z into softmax(z). The sums run as in `softmax`, whose lanes are the vectors of ``partial``."""
+    partial = stack_vectors(z)
+    for r in range(0, width, lanes(z)):
+        a, largest = at(z, r), load_whole(z, r)
+        for j in range(1, n):
+            largest = maximum(largest, load_whole(a, j * pitch(z)))
+        for lane in range(lanes(z)):
+            store_whole(partial, lane * lanes(z), splat(0, z))
+        for j in range(n):
+            e, here = exp(load_whole(a, j * pitch(z)) - largest), j % lanes(z) * lanes(z)
+            store_whole(a, j * pitch(z), e)
+            store_whole(partial, here, load_whole(partial, here) + e)
+        divisor = sum_partial(partial)
+        for j in range(n):
+            store_whole(a, j * pitch(z), load_whole(a, j * pitch(z)) / divisor)
+
+
+@inlined
+def sum_partial(partial):
+    """Return the sum of a block of vectors, added as `sum_lanes` adds lanes."""
+    half = lanes(partial) // 2
+    while half:
+        for lane in range(half):
+            low, high = lane * lanes(partial), (lane + half) * lanes(partial)
+            store_whole(partial, low, load_whole(partial, low) + load_whole(partial, high))
+        half //= 2
+    return load_whole(partial, 0)
+
+
+@primitive("vipip")
+def through_activation(n, a, activation, delta):
+    """Turn d loss / d a into d loss / d z: delta *= act'(z), in terms of a = act(z)."""
+    derive(n, a, activation, delta)
+
+
+@inlined
+def derive(n, a, activation, delta):
+    """Do the work of `through_activation`, for primitives too."""
+    for j in range(0, n, lanes(a)):
+        d = times_derivative(activation, load_vector(at(a, j), n - j, 0), load_vector(at(delta, j), n - j, 0))
+        store_vector(at(delta, j), n - j, d)
+
+
+# -------------------------------------------------------------------------------------------------- losses
+
+margin = make_constant(2.0**-23, 2.0**-52)  # probabilities are held this far from 0 and 1
+
+
+@inlined
+def losses(loss, a, y):
+    """Return the losses, output by output; what weighs 0 is left out, 0 log 0 = 0.
+
+    Its logarithm is not even taken where that holds for the whole vector: most targets are 0 or 1.
+    """
+    if loss == Loss.SQUARED_ERROR:
+        return 0.5 * ((a - y) * (a - y))
+    if loss == Loss.POISSON:
+        return (a - y) + choose(y == 0, y / a, y * logarithm(y / a))  # 0 / 0 is NaN, as in scikit-learn
+    p, total = minimum(maximum(a, margin(a)), 1 - margin(a)), splat(0, a)
+    if any_lane(y != 0):
+        total = choose(y == 0, 0, -y * logarithm(p))
+    if loss == Loss.BINARY_CROSS_ENTROPY and any_lane(y != 1):
+        total += choose(y == 1, 0, (y - 1) * logarithm(1 - p))
+    return total
+
+
+@primitive("diiiippdp")
+def output_row(n, padded, activation, loss, a, y, weight, delta):
+    """Return the loss of one sample; write its delta = d loss / d z, filled up with zeros if rows are padded."""
+    total, products, end = splat(0, a), splat(0, a), filled(n, padded, a)
+    for j in range(0, n, lanes(a)):
+        a_j, y_j = load_vector(at(a, j), n - j, 1), load_vector(at(y, j), n - j, 1)
+        d = a_j - y_j
+        total += first_lanes(losses(loss, a_j, y_j), n - j, 0)
+        products += d * a_j
+        store_vector(at(delta, j), end - j, weight * d)
+    if loss == Loss.SQUARED_ERROR and activation == Activation.SOFTMAX:  # its Jacobian is a_i ((i = j) - a_j)
+        mean = splat(sum_lanes(products), a)
+        for j in range(0, n, lanes(a)):
+            a_j = load_vector(at(a, j), n - j, 0)
+            d = a_j - load_vector(at(y, j), n - j, 0)
+            store_vector(at(delta, j), end - j, weight * ((d - mean) * a_j))
+    elif loss == Loss.SQUARED_ERROR:
+        derive(n, a, activation, delta)
+    return weight * sum_lanes(total)
+
+
+@primitive("diiiiipppp")
+def output_panel(n, width, n_rows, activation, loss, a, y, weight, delta):
+    """Return the loss of a panel's samples and write their deltas; without weights they all weigh 1."""
+    result = 0.0
+    for r in range(0, width, lanes(a)):
+        weights = splat(1, a) if is_null(weight) else load_whole(weight, r)
+        total, mean = splat(0, a), splat(0, a)
+        for here in range(r, n * pitch(a), pitch(a)):
+            a_j, y_j = load_whole(a, here), load_whole(y, here)
+            d = a_j - y_j
+            total += losses(loss, a_j, y_j)
+            mean += d * a_j
+            store_whole(delta, here, weights * d)
+        if loss == Loss.SQUARED_ERROR and activation == Activation.SOFTMAX:
+            for here in range(r, n * pitch(a), pitch(a)):
+                a_j = load_whole(a, here)
+                store_whole(delta, here, weights * ((a_j - load_whole(y, here) - mean) * a_j))
+        result += sum_lanes(first_lanes(weights * total, n_rows - r, 0))
+    if loss == Loss.SQUARED_ERROR and activation != Activation.SOFTMAX:
+        for j in range(0, n * pitch(a), pitch(a)):
+            derive(width, at(a, j), activation, at(delta, j))
+    return result
+
+
+@primitive("vipip")
+def sum_rows(n_rows, A, row, sums):
+    """sums[:] = sum_r A[r, :] for one vector of columns."""
+    total = splat(0, A)
+    for r in range(n_rows):
+        total += load_whole(A, r * row)
+    store_whole(sums, 0, total)
+
+
+# ---------------------------------------------------------------------------------------------- optimisers
+
+
+@primitive("viDdipppp")
+def apply(rule, step, scale, n, grad, param, m, v):
+    """Apply an optimiser to n parameters whose gradient is scale grad; NONE keeps the gradient itself."""
+    rates = stack_vectors(param)
+    store_rates(step, scale, rates)
+    for j in range(0, n, lanes(grad)):
+        g = load_nth(rates, IN_SCALE) * load_vector(at(grad, j), n - j, 0)
+        apply_rule(rule, rates, g, n - j, at(param, j), at(m, j), at(v, j))
