@@ -126,9 +126,19 @@ class _Builder:
         weights = {"W": self.layout.weight_offsets[index - 1], "b": self.layout.bias_offsets[index - 1]}
         return {"n_in": n_in, "n_out": n_out, "a_prev": self.a[index - 1], **weights}
 
-    def gather(self, data: Data) -> None:
-        op = Op.GATHER_CSR_ROWS if data.sparse else Op.GATHER_ROWS
-        self.add(op, source=Source.X, finite=int(not data.checked), n_out=self.layout.layer_sizes[0], a=self.a[0])
+    def gather(self, data: Data, barrier: int = 1) -> None:
+        op, n_inputs = Op.GATHER_CSR_ROWS if data.sparse else Op.GATHER_ROWS, self.layout.layer_sizes[0]
+        self.add(op, source=Source.X, finite=int(not data.checked), n_out=n_inputs, a=self.a[0], barrier=barrier)
+
+    def gather_targets(self, data: Data) -> None:
+        """Add the gathers of targets and sample weights: of all gathers, the threads wait after the last one."""
+        n_out = self.layout.layer_sizes[-1]
+        self.y = self.place(n_out)
+        op = Op.GATHER_CLASSES if data.classes else Op.GATHER_ROWS
+        self.add(op, source=Source.Y, n_out=n_out, a=self.y, barrier=int(not data.weighted))
+        if data.weighted:
+            self.weight = self.place(1)
+            self.add(Op.GATHER_ROWS, source=Source.SAMPLE_WEIGHT, n_out=1, a=self.weight)
 
     def forward(self, out: int) -> None:
         """Add the forward pass; the last layer writes to ``out``."""
@@ -136,28 +146,24 @@ class _Builder:
             a = out if index == len(self.a) - 1 else self.a[index]
             self.add(Op.LINEAR_FORWARD, **self.layer(index), activation=self.activations[index - 1], a=a, saved=0)
 
-    def output_delta(self, data: Data, loss: Loss) -> None:
-        """Add the targets' gathers, the loss and the error at the output."""
-        n_out = self.layout.layer_sizes[-1]
-        self.y = self.place(n_out)
+    def output_delta(self, loss: Loss) -> None:
+        """Add the loss and the error at the output."""
         self.delta = [NONE, *(self.place(size) for size in self.layout.layer_sizes[1:])]
-        self.add(Op.GATHER_CLASSES if data.classes else Op.GATHER_ROWS, source=Source.Y, n_out=n_out, a=self.y)
-        if data.weighted:
-            self.weight = self.place(1)
-            self.add(Op.GATHER_ROWS, source=Source.SAMPLE_WEIGHT, n_out=1, a=self.weight)
         error = {"y": self.y, "weight": self.weight, "delta": self.delta[-1], "activation": self.activations[-1]}
-        self.add(Op.OUTPUT_DELTA, n_out=n_out, a=self.a[-1], loss=loss, **error)
+        self.add(Op.OUTPUT_DELTA, n_out=self.layout.layer_sizes[-1], a=self.a[-1], loss=loss, **error)
 
     def backward(self, op: Op, optimizer: Optimizer | int) -> None:
         """Add, from the last layer down, the error of the layer below and then this layer's gradient or update.
 
-        All errors of a step use the weights from before the step; the first layer's own is never computed.
+        All errors of a step use the weights from before the step; the first layer's own is never computed. Threads
+        share both rows of a layer alike, so that none changes weights which another still needs: they do not wait in
+        between.
         """
         for index in range(len(self.a) - 1, 0, -1):
             row = {**self.layer(index), "delta": self.delta[index]}
             if index > 1:
                 below = {"delta_prev": self.delta[index - 1], "activation": self.activations[index - 2], "saved": 0}
-                self.add(Op.BACKPROP_DELTA, **row, **below)
+                self.add(Op.BACKPROP_DELTA, **row, **below, barrier=0)
             self.add(op, **row, optimizer=optimizer)
 
     def plan(self) -> Plan:
@@ -237,9 +243,10 @@ def _step_plan(
     optimizer: Optimizer | int,
 ) -> Plan:
     builder = _Builder(layout, activations, batch_size)
-    builder.gather(data)
+    builder.gather(data, barrier=0)
+    builder.gather_targets(data)
     builder.forward(out=builder.a[-1])
-    builder.output_delta(data, loss)
+    builder.output_delta(loss)
     builder.backward(op, optimizer)
     return builder.plan()
 
