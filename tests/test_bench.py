@@ -1,0 +1,48 @@
+"""The script that compares two runs of the benchmark cases."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMPARE = Path(__file__).parents[1] / "bench" / "compare.py"
+if not COMPARE.exists():
+    pytest.skip("bench/ is not installed with the package", allow_module_level=True)
+
+
+def write(path: Path, **medians: float) -> Path:
+    """Write a run whose quartiles lie 5 % off their medians."""
+    stats = {name: {"median": median, "q1": 0.95 * median, "q3": 1.05 * median} for name, median in medians.items()}
+    path.write_text(json.dumps({"benchmarks": [{"name": name, "stats": each} for name, each in stats.items()]}))
+    return path
+
+
+def compare(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(COMPARE), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_only_what_lies_outside_the_noise_is_a_difference(tmp_path: Path) -> None:
+    before = write(tmp_path / "before.json", forward=2.0, update=1.0, gather=1.0, gone=1.0)
+    after = write(tmp_path / "after.json", forward=1.0, update=1.05, gather=2.0, added=1.0)
+    shown = compare(before, after)
+    assert shown.returncode == 0, shown.stderr
+    assert "3 cases in both runs: 1 faster, 1 same, 1 slower" in shown.stdout
+    assert "2.00" in shown.stdout
+    assert "0.50" in shown.stdout
+    assert "update" not in shown.stdout
+    assert "update" in compare(before, after, "--all").stdout
+
+
+def test_a_file_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    good, bad = write(tmp_path / "good.json", forward=1.0), tmp_path / "bad.json"
+    bad.write_text("{}")
+    for path in (bad, tmp_path / "missing.json"):
+        refused = compare(good, path)
+        assert refused.returncode == 1
+        assert path.name in refused.stderr
+        assert "Traceback" not in refused.stderr
