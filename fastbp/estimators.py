@@ -343,7 +343,7 @@ beta_1, beta_2, epsilon, n_iter_no_change, max_fun
     backend : {"auto", "cython", "numba", "numpy"}, default="auto"
         What computes: ``"auto"`` is cython if it is built, else numba.
     n_threads : int, default=None
-        How many threads the kernels may use.
+        The most threads to take; None: as many as the system and its settings allow.
     progress : bool, default=False
         Show epochs, loss and time left on a terminal or in a notebook.
 
@@ -435,7 +435,7 @@ validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
     backend : {"auto", "cython", "numba", "numpy"}, default="auto"
         What computes: ``"auto"`` is cython if it is built, else numba.
     n_threads : int, default=None
-        How many threads the kernels may use.
+        The most threads to take; None: as many as the system and its settings allow.
     progress : bool, default=False
         Show epochs, loss and time left on a terminal or in a notebook.
 

@@ -50,6 +50,7 @@ class Network(Fixed):
     backend : str
         ``"auto"``, ``"cython"``, ``"numba"`` or ``"numpy"``: what computes predictions.
     n_threads : int, optional
+        The most threads to take; left out, as many as the system and its settings allow.
 
     Attributes
     ----------

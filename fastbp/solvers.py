@@ -28,7 +28,7 @@ from .optimizers import SGD, Adam, Optimizer
 from .pace import Pace
 from .plan import Data, Layout, aligned_empty, gradient_plan, run_buffers, training_plan
 from .run import Run, batch_scales, make_table
-from .threads import threads_for
+from .threads import available_threads, threads_for
 
 log = logging.getLogger("fastbp")
 
@@ -136,6 +136,7 @@ class LossAndGradient:
     def __init__(self, estimator: Any, layout: Layout, X: Any, y: Any, sample_weight: Any) -> None:
         self.estimator, self.layout = estimator, layout
         self.samples = X, y, sample_weight
+        self.n_available = available_threads()  # asked before the BLAS is held to one
         self.n_averaged = layout.layer_sizes[-1] if estimator.loss == "squared_error" else 1
         self.dtype: np.dtype[Any] = np.dtype(np.void)  # until the first point
 
@@ -162,7 +163,7 @@ class LossAndGradient:
         form = Data(is_sparse(data), bool(data["classes"].size), sample_weight is not None)
         codes = estimator._activations(layout), estimator._loss_code()
         plan = gradient_plan(layout, *codes, min(n, GRADIENT_BATCH), form)
-        n_threads = threads_for(estimator.n_threads, plan.flops)
+        n_threads = threads_for(estimator.n_threads, plan.flops, self.n_available)
         buffers = run_buffers(plan, backend, data, {"params": self.params, "grads": self.grads}, n_threads)
         self.run = Run(backend, plan, buffers, Pace(plan, n_threads))
         self.order = np.arange(n, dtype=np.int64)

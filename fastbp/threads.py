@@ -12,7 +12,7 @@ FLOPS_WORTH_THREADS = 2e6
 """Work of a mini-batch, some ten microseconds: below it threads would spend their time waiting for each other."""
 
 
-def threads_for(n_threads: int | None, flops: float) -> int:
+def threads_for(n_threads: int | None, flops: float, n_available: int | None = None) -> int:
     """Return how many threads a run may take at most.
 
     Parameters
@@ -21,10 +21,14 @@ def threads_for(n_threads: int | None, flops: float) -> int:
         What the caller asked for. None: as many as `available_threads`, and one where a mini-batch is little work.
     flops : float
         Floating-point operations of a mini-batch.
+    n_available : int, optional
+        What `available_threads` said before.
     """
     if n_threads is not None:
         return n_threads
-    return available_threads() if flops >= FLOPS_WORTH_THREADS else 1
+    if flops < FLOPS_WORTH_THREADS:
+        return 1
+    return n_available or available_threads()
 
 
 def available_threads() -> int:

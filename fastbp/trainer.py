@@ -40,6 +40,7 @@ class Trainer(Fixed):
     backend : str
         ``"auto"``, ``"cython"``, ``"numba"`` or ``"numpy"``.
     n_threads : int, optional
+        The most threads to take; left out, as many as the system and its settings allow.
     random_state : None, int or numpy.random.Generator
         For the order of the samples.
 

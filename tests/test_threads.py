@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,24 @@ def test_omp_num_threads_limits(monkeypatch: pytest.MonkeyPatch, value: str, lim
     monkeypatch.setenv("OMP_NUM_THREADS", value)
     assert 1 <= available_threads() <= limit
     assert (available_threads() == 1) == (limit == 1 or threads.usable_processors() == 1)
+
+
+def test_lbfgs_takes_threads_though_it_holds_the_blas_to_one(compiled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, seen = np.random.default_rng(0), set()
+    X, y = rng.standard_normal((300, 200)), rng.integers(0, 3, 300)
+    model = fastbp.MLPClassifier((100,), solver="lbfgs", max_iter=2, backend=compiled)
+    module = kernels.backend(compiled).module
+    train_steps = module.train_steps
+
+    def record(*arguments: Any) -> None:
+        seen.add(arguments[-1])
+        train_steps(*arguments)
+
+    monkeypatch.setattr(module, "train_steps", record)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(X, y)
+    assert max(seen) == available_threads()
 
 
 def test_threadpoolctl_limits() -> None:
