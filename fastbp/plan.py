@@ -53,6 +53,11 @@ class Layout:
         """Number of parameters: (d + 1) m_1 + (m_1 + 1) m_2 + ... (Book 4.1.4)."""
         return self.weight_offsets[-1] + (sum(self.layer_sizes[1:]) if self.bias else 0)
 
+    def table(self, activations: tuple[Activation, ...]) -> NDArray[np.int64]:
+        """Return the layers as the kernels' ``predict_rows`` takes them."""
+        places = zip(self.shapes, self.weight_offsets[:-1], self.bias_offsets, activations, strict=True)
+        return np.array([(*shape, W, b, activation) for shape, W, b, activation in places], np.int64)
+
     def weights(self, flat: NDArray[Any]) -> list[NDArray[Any]]:
         """Return each layer's weights as views into a flat buffer."""
         offsets = zip(self.weight_offsets[:-1], self.shapes, strict=True)

@@ -18,6 +18,9 @@ from .threads import threads_for
 PREDICTION_BATCH = 256
 """Rows that go through the network together in prediction: their activations stay in the second-level cache."""
 
+FEW_ROWS = 8
+"""So many rows are predicted one by one: packing the weights would take longer."""
+
 FLOPS_WORTH_STARTING = 1e8
 """Work of a prediction that is worth starting threads for."""
 
@@ -127,6 +130,26 @@ class Run:
         return int(self.losses[2])
 
 
+class RowForward:
+    """The forward pass of few rows: nothing is packed, and Python does little.
+
+    Parameters
+    ----------
+    backend : Backend
+    layout : Layout
+    activations : tuple of Activation
+    """
+
+    def __init__(self, backend: Backend, layout: Layout, activations: tuple[Activation, ...]) -> None:
+        self.layers = layout.table(activations)
+        self.kernel = backend.module.predict_rows
+        self.scratch_size = backend.module.rows_scratch_size(self.layers)
+
+    def __call__(self, X: NDArray[Any], params: NDArray[Any], out: NDArray[Any]) -> None:
+        """Write the outputs for X to ``out``: flat arrays of one dtype, samples one behind the other."""
+        self.kernel(self.layers, X, params, np.empty(self.scratch_size, params.dtype), out)
+
+
 def forward(
     backend: Backend,
     layout: Layout,
@@ -154,6 +177,10 @@ def forward(
     ndarray of shape (n, O)
     """
     n, n_inputs, n_outputs = n_samples(data), layout.layer_sizes[0], layout.layer_sizes[-1]
+    if n <= FEW_ROWS and not is_sparse(data):
+        out = np.empty((n, n_outputs), params.dtype)
+        RowForward(backend, layout, activations)(data["X"].reshape(-1), params, out.reshape(-1))
+        return out
     batch_size = min(PREDICTION_BATCH, 1 << (n - 1).bit_length())  # few sizes: their plans are kept
     plan = prediction_plan(layout, activations, batch_size, Data(sparse=is_sparse(data)))
     data = {**no_data(params.dtype, n_inputs, n_outputs), **data}

@@ -112,6 +112,13 @@ _SPECS: dict[str, dict[str, _Spec]] = {
         "losses": _Spec("3", np.float64, written=True),
     },
     "predict": {"plan": _READ("p", PLAN_ROW), "order": _READ("k", np.int64), "out": _WRITTEN("kO")},
+    "predict_rows": {
+        "layers": _READ("l5", np.int64),
+        "X": _READ("N"),
+        "params": _READ("P"),
+        "scratch": _SCRATCH,
+        "out": _WRITTEN("M"),
+    },
 }
 _OPTIONAL = ("saved", "scratch", "n_threads")
 """Arguments that may be left out, by keyword."""
@@ -174,9 +181,9 @@ def _checked(operation: str, module: ModuleType) -> Callable[..., Any]:
             values[name] = _code(name, values[name])
         values["n_threads"] = check_n_threads(values["n_threads"])
         sizes = _check_arrays(values, specs)
-        _fill_in(values, sizes, module)
         if operation in _RANGE_CHECKS:
             _RANGE_CHECKS[operation](values, sizes, module)
+        _fill_in(values, sizes, module)
         if operation == "train_steps":
             module.pack(values["plan"], values["buffers"])
         result = kernel(*(values[name] for name in names))
@@ -297,10 +304,13 @@ def _fill_in(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) 
     if values.get("saved", 0) is None:
         values["saved"] = np.empty(0, np.uint8)
     if "scratch" in values:
-        needed = module.scratch_size(sizes["I"], sizes["O"], sizes["B"])
+        if "layers" in values:
+            needed, dtype = module.rows_scratch_size(values["layers"]), values["params"].dtype
+        else:
+            needed, dtype = module.scratch_size(sizes["I"], sizes["O"], sizes["B"]), values["W"].dtype
         scratch = values["scratch"]
         if scratch is None:
-            values["scratch"] = np.empty(needed, values["W"].dtype)
+            values["scratch"] = np.empty(needed, dtype)
         elif scratch.ndim != 1 or scratch.size < needed:
             raise ValueError(f"scratch has shape {scratch.shape}; pass a flat array of at least {needed} elements")
 
@@ -375,6 +385,24 @@ def _check_predict(values: dict[str, Any], sizes: dict[str, int], module: Module
     forward = values["plan"][values["plan"]["op"] == Op.LINEAR_FORWARD]
     if not len(forward) or forward[-1]["a"] != NONE or forward[-1]["n_out"] != sizes["O"]:
         raise ValueError(f"the plan's last layer must write (n, {sizes['O']}) outputs to out: its a must be NONE")
+
+
+def _check_predict_rows(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
+    layers, size = values["layers"], len(values["params"])
+    for number, (n_in, n_out, W, b, activation) in enumerate(layers.tolist()):
+        _code("activation", activation)
+        fits = W >= 0 and W + n_in * n_out <= size and (b == NONE or (b >= 0 and b + n_out <= size))
+        if n_in < 1 or n_out < 1 or not fits or (number and n_in != layers[number - 1, 1]):
+            raise ValueError(
+                f"row {number} of layers is {layers[number].tolist()}, params has {size} elements; pass n_in (the "
+                "n_out of the row before), n_out, W, b, activation of parameters that lie within params"
+            )
+    n = len(values["X"]) // layers[0, 0]
+    if len(values["X"]) != n * layers[0, 0] or len(values["out"]) != n * layers[-1, 1]:
+        raise ValueError(
+            f"X has {len(values['X'])} elements and out has {len(values['out'])}; "
+            f"pass n times {layers[0, 0]} and n times {layers[-1, 1]}"
+        )
 
 
 def _check_run(values: dict[str, Any], module: ModuleType, predicting: bool) -> int:
@@ -512,4 +540,5 @@ _RANGE_CHECKS: dict[str, Callable[[dict[str, Any], dict[str, int], ModuleType], 
     "backprop_delta": _check_below,
     "train_steps": _check_train_steps,
     "predict": _check_predict,
+    "predict_rows": _check_predict_rows,
 }

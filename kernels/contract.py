@@ -29,15 +29,17 @@ OPERATIONS = (
     "linear_update",
     "train_steps",
     "predict",
+    "predict_rows",
 )
 """The operations of every backend, in the order in which every backend's file defines them.
 
 Beside them each backend has ``scratch_size(n_in, n_out, n_rows)`` and ``run_scratch_size(plan, n_rows, n_threads)``:
-how many elements of private workspace an operation on a layer needs, and a walk of a plan. Calls of a module's
-``train_steps`` stand between ``pack(plan, buffers)`` and ``unpack(plan, buffers)``: where `PACKS` is true, parameters
-and moments are worked on in ``scratch`` from the one to the other, in the backend's own form, and a run that is not
-unpacked changed nothing. With ``moments=False`` the two leave the moments where they are, and with ``params=False``
-`unpack` leaves parameters and gradients.
+how many elements of private workspace an operation on a layer needs, and a walk of a plan;
+``rows_scratch_size(layers)`` is what ``predict_rows`` needs. Calls of a module's ``train_steps`` stand between
+``pack(plan, buffers)`` and ``unpack(plan, buffers)``: where `PACKS` is true, parameters and moments are worked on in
+``scratch`` from the one to the other, in the backend's own form, and a run that is not unpacked changed nothing. With
+``moments=False`` the two leave the moments where they are, and with ``params=False`` `unpack` leaves parameters and
+gradients.
 """
 
 
@@ -141,6 +143,12 @@ STEP = np.dtype(
 )
 """What may change from step to step, one record a step."""
 
+
+LAYER = ("n_in", "n_out", "W", "b", "activation")
+"""Columns of the table of layers that ``predict_rows`` takes.
+
+Sizes, offsets in ``params`` (b may be `NONE`), and an `Activation`.
+"""
 
 WORK_BLOCK = (48, 16)
 """In ``work`` a matrix has room for multiples of this many rows and columns: a backend may pack it as it likes."""

@@ -42,6 +42,9 @@ cdef packed struct Row:
     int64_t op, activation, loss, optimizer, source, finite, n_in, n_out
     int64_t a_prev, a, saved, y, weight, W, b, delta, delta_prev, barrier
 
+cdef packed struct LayerRow:
+    int64_t n_in, n_out, W, b, activation
+
 cdef struct Sources:
     const void* X
     const void* X_data
@@ -84,6 +87,11 @@ def run_scratch_size(plan, n_rows, n_threads):
     packed = sum([(_whole(n_in) + 1) * _whole(n_out) for n_in, n_out in sizes])
     outputs = contract.room(n_rows, _whole(largest[1]))  # of a prediction
     return _workspace_size(*largest, n_rows, n_threads) + outputs + sum(_used(plan)) * packed
+
+
+def rows_scratch_size(layers):
+    """Return how many elements of ``scratch`` `predict_rows` needs: two layers' activations, one's sums and inputs."""
+    return 4 * _whole(int(layers[:, :2].max()))
 
 
 def _whole(n):
@@ -287,6 +295,19 @@ def predict(plan, order, Py_ssize_t batch_size, buffers, out, int n_threads=1):
         _predict(thread, barrier, plan.copy(), plan.copy(), order, batch_size, *flat, out)
 
     together(work, n_threads)
+
+
+def predict_rows(
+    const int64_t[:, ::1] layers, const real[::1] X, const real[::1] params, real[::1] scratch, real[::1] out,
+    int n_threads=1
+):
+    cdef Py_ssize_t sample, n_samples = X.shape[0] // layers[0, 0], n_out = layers[layers.shape[0] - 1, 1]
+    with nogil:
+        for sample in range(n_samples):
+            _predict_row(
+                <const LayerRow*> &layers[0, 0], layers.shape[0], &X[sample * layers[0, 0]], &params[0], &scratch[0],
+                &out[sample * n_out]
+            )
 
 
 include "cython_workers.pxi"
@@ -578,6 +599,33 @@ def _predict(
             start += n_rows
 
 
+cdef void _predict_row(
+    const LayerRow* layers, Py_ssize_t n_layers, const real* x, const real* params, real* scratch, real* out
+) noexcept nogil:
+    """Forward pass of one sample; W has its natural form."""
+    cdef const Tiles* cpu = tiles(scratch)
+    cdef Py_ssize_t room = 0, l, n
+    cdef real* sums
+    cdef real* a
+    cdef const LayerRow* layer
+    for l in range(n_layers):
+        room = max(room, _rounded(max(layers[l].n_in, layers[l].n_out), cpu.lanes))
+    sums = scratch + 2 * room
+    for l in range(n_layers):
+        layer, n, a = &layers[l], layers[l].n_out, out if l == n_layers - 1 else scratch + l % 2 * room
+        cpu.weighted_rows(
+            _list_all(layer.n_in, <int32_t*> (sums + room)), <int32_t*> (sums + room), x, params + layer.W, n,
+            cpu.lanes, n, sums
+        )
+        cpu.activate(
+            n, sums, NULL if layer.b == NONE else params + layer.b,
+            IDENTITY if layer.activation == SOFTMAX else <int> layer.activation, a
+        )
+        if layer.activation == SOFTMAX:
+            cpu.softmax(n, False, a)
+        x = a
+
+
 # -------------------------------------------------------------------------------------- parts of the kernels
 
 
@@ -812,9 +860,12 @@ def _check_contract():
     """Refuse to run beside a contract.py whose records are not those that were compiled in."""
     cdef Row row
     cdef Step step
+    cdef LayerRow layer
     memset(&row, 0, sizeof(Row))
     memset(&step, 0, sizeof(Step))
-    if (tuple(<dict> row), tuple(<dict> step)) != (contract.PLAN_ROW.names, contract.STEP.names):
+    memset(&layer, 0, sizeof(LayerRow))
+    found = tuple(<dict> row), tuple(<dict> step), tuple(<dict> layer)
+    if found != (contract.PLAN_ROW.names, contract.STEP.names, contract.LAYER):
         raise ImportError(
             "the extension cython_cpu was compiled for another version of contract.py; build it again: "
             "python setup.py build_ext --inplace"

@@ -105,6 +105,11 @@ def run_scratch_size(plan, n_rows, n_threads):
     return workspace_size(n_in, n_out, _whole(n_rows), n_threads) + outputs + sum(_used(plan)) * packed
 
 
+def rows_scratch_size(layers):
+    """Return how many elements of ``scratch`` `predict_rows` needs: two layers' activations, one's sums and inputs."""
+    return 4 * _whole(int(layers[:, :2].max()))
+
+
 def _whole(n):
     """Return n rounded up to whole vectors of the most lanes."""
     most_lanes = VECTOR_BYTES // 4
@@ -198,6 +203,10 @@ def predict(plan, order, batch_size, buffers, out, n_threads=1):
         _predict(thread, barrier, tiles, plan.copy(), plan.copy(), order, batch_size, *flat, out)
 
     together(work, n_threads)
+
+
+def predict_rows(layers, X, params, scratch, out, n_threads=1):
+    _predict_rows(_tiles(params), as_writable(layers), as_writable(X), as_writable(params), scratch, out)
 
 
 # ------------------------------------------------------------------------------------------------- kernels
@@ -464,6 +473,29 @@ def _predict(
 
 
 # -------------------------------------------------------------------------------------- parts of the kernels
+
+
+@jit
+def _predict_rows(tiles, layers, X, params, scratch, out):
+    """Forward pass of one sample after the other; W has its natural form."""
+    table, own, vector = pointer(tiles), pointer(scratch), lanes(pointer(scratch))
+    last, room = len(layers) - 1, 0
+    for number in range(len(layers)):
+        room = max(room, rounded(max(layers[number, 0], layers[number, 1]), vector))
+    sums = at(own, 2 * room)
+    inputs = as_pointer_to(at(sums, room), int32)
+    for sample in range(X.size // layers[0, 0]):
+        x = at(pointer(X), sample * layers[0, 0])
+        for number in range(len(layers)):
+            n_in, n, place_W, place_b, activation = layers[number]
+            a = at(pointer(out), sample * n) if number == last else at(own, number % 2 * room)
+            b = null(own) if place_b == NONE else at(pointer(params), place_b)
+            is_softmax = activation == Activation.SOFTMAX
+            weighted_rows(table, _list_all(n_in, inputs), inputs, x, at(pointer(params), place_W), n, vector, n, sums)
+            activate(table, n, sums, b, Activation.IDENTITY.value if is_softmax else activation, a)
+            if is_softmax:
+                softmax(table, n, 0, a)
+            x = a
 
 
 @inlined

@@ -27,6 +27,11 @@ def scratch_size(n_in: int, n_out: int, n_rows: int) -> int:
     return 0
 
 
+def rows_scratch_size(layers: Array) -> int:
+    """Return how many elements of ``scratch`` `predict_rows` needs: none."""
+    return 0
+
+
 def run_scratch_size(plan: Array, n_rows: int, n_threads: int) -> int:
     """Return how many elements of ``scratch`` a walk of ``plan`` needs for batches of ``n_rows`` samples: none here."""
     return 0
@@ -468,6 +473,32 @@ def predict(plan: Array, order: Array, batch_size: int, buffers: Buffers, out: A
                 linear_forward(layer.a_prev, *weights, a, layer.saved, buffers.scratch)
             else:
                 _gather(row, buffers, batch, a)
+
+
+def predict_rows(layers: Array, X: Array, params: Array, scratch: Array, out: Array, n_threads: int = 1) -> None:
+    """Forward pass of few rows on parameters as they lie, in no more time than they take: nothing is packed.
+
+    Parameters
+    ----------
+    layers : ndarray of shape (n_layers, 5), dtype int64
+        A row for each layer, with the columns `fastbp.kernels.contract.LAYER`.
+    X : ndarray of shape (n * I,), dtype T
+        Samples, one behind the other.
+    params : ndarray, dtype T
+    scratch : ndarray, dtype T
+        Private workspace of at least ``rows_scratch_size(layers)`` elements.
+    out : ndarray of shape (n * O,), dtype T
+        Written: the same numbers as those of `predict`, bit for bit.
+    n_threads : int
+        The operation runs on one.
+    """
+    a = X.reshape(-1, layers[0, 0])
+    for n_in, n_out, at_W, at_b, activation in layers.tolist():
+        W = params[at_W : at_W + n_in * n_out].reshape(n_in, n_out)
+        b = params[at_b : at_b + n_out] if at_b != NONE else params[:0]
+        a_prev, a = a, np.empty((len(a), n_out), params.dtype)
+        linear_forward(a_prev, W, b, activation, a, scratch[:0], scratch)
+    out[:] = a.ravel()
 
 
 class _Layer:

@@ -40,6 +40,7 @@ OUTPUTS = {
     "linear_update": ("W", "b", "m_W", "m_b", "v_W", "v_b", "returned"),
     "train_steps": ("params", "m", "v", "losses"),
     "predict": ("out",),
+    "predict_rows": ("out",),
 }
 """What each operation writes or returns."""
 
@@ -337,6 +338,16 @@ def _predict(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
     }
 
 
+def _predict_rows(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    n, layout = min(options.batch, 3), _layout(options)
+    return {
+        "layers": layout.table(_activations(options)),
+        "X": draw.normal(n * options.inputs),
+        "params": _parameters(draw, layout),
+        "out": draw.normal(n * options.outputs),
+    }
+
+
 def _layout(options: Options) -> Layout:
     return Layout((options.inputs, options.inputs + options.outputs, options.outputs), options.bias)
 
@@ -372,4 +383,5 @@ _ARGUMENTS: dict[str, Callable[[Draws, Options, Backend], dict[str, Any]]] = {
     "linear_update": _linear_update,
     "train_steps": _train_steps,
     "predict": _predict,
+    "predict_rows": _predict_rows,
 }

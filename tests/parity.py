@@ -55,7 +55,13 @@ AXES: dict[str, tuple[Any, ...]] = {
 TOLERANCES = {"float64": 1e-9, "float32": 1e-3, "float64 lbfgs": 1e-6, "float32 lbfgs": 1e-3}
 """The largest difference allowed, divided by the largest magnitude of its array."""
 
-WHOLES = {"loss_": "loss_curve_", "best_loss_": "loss_curve_", "best_validation_score_": "validation_scores_"}
+WHOLES = {
+    "loss_": "loss_curve_",
+    "best_loss_": "loss_curve_",
+    "best_validation_score_": "validation_scores_",
+    "predict few": "predict",
+    "predict_proba few": "predict_proba",
+}
 """Single numbers, and the curve whose magnitude is theirs."""
 
 SOLVERS = {
@@ -302,12 +308,14 @@ def look_at(estimator: Any, seen: Observation) -> None:
 
 
 def look_at_predictions(estimator: Any, X: Any, seen: Observation) -> None:
-    """Note what a trained estimator predicts."""
+    """Note what a trained estimator predicts, for many rows and for a few."""
     seen.predicted = estimator.predict(X)
     if seen.predicted.dtype.kind == "f":
         seen.arrays["predict"] = seen.predicted
+        seen.arrays["predict few"] = estimator.predict(X[:3])
     if hasattr(estimator, "predict_proba"):
         seen.arrays["predict_proba"] = estimator.predict_proba(X)
+        seen.arrays["predict_proba few"] = estimator.predict_proba(X[:3])
         seen.arrays["predict_log_proba"] = estimator.predict_log_proba(X)
 
 

@@ -47,6 +47,7 @@ def test_operations_are_defined_in_the_contracts_order(backend: kernels.Backend)
 def test_backend_has_scratch_size(backend: kernels.Backend) -> None:
     assert parameters(backend.module.scratch_size) == ["n_in", "n_out", "n_rows"]
     assert backend.module.scratch_size(3, 4, 5) >= 0
+    assert parameters(backend.module.rows_scratch_size) == ["layers"]
     assert parameters(backend.module.run_scratch_size) == ["plan", "n_rows", "n_threads"]
 
 
@@ -345,3 +346,22 @@ def test_none_is_refused_for_every_array(backend: kernels.Backend, operation: st
         arguments[name] = None
         with pytest.raises((TypeError, ValueError), match=name):
             getattr(backend, operation)(**arguments)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [[3, 2, 0, 6, 9]],
+        [[3, 2, 1, kernels.NONE, 0]],
+        [[3, 2, -1, kernels.NONE, 0]],
+        [[3, 2, 0, 5, 0]],
+        [[3, 0, 0, kernels.NONE, 0]],
+        [[3, 1, 0, kernels.NONE, 0], [2, 1, 3, kernels.NONE, 0]],
+        [[2**62, 4, 0, kernels.NONE, 0]],
+    ],
+)
+def test_layers_beyond_the_parameters_are_refused(backend: kernels.Backend, layers: list[list[int]]) -> None:
+    arrays = np.zeros(3), np.zeros(6)
+    out = np.zeros(layers[-1][1] or 1)
+    with pytest.raises(ValueError, match=r"layers|activation"):
+        backend.predict_rows(np.array(layers), *arrays, out)

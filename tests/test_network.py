@@ -612,3 +612,71 @@ def test_a_network_from_where_another_backend_was_is_taken_up(monkeypatch: pytes
     again = pickle.loads(made)
     assert again.backend in ("cython", "numba")
     np.testing.assert_array_equal(again.parameters, net.parameters)
+
+
+# --------------------------------------------------------------------------------------------- few rows
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("output", "sizes"), [("softmax", (7, 5, 3)), ("identity", (64, 33, 17, 1)), ("logistic", (2, 4))]
+)
+def test_predict_into_writes_what_forward_returns(
+    backend_name: str, dtype: str, output: str, sizes: tuple[int, ...]
+) -> None:
+    net = fastbp.Network(sizes, "tanh", output, dtype=dtype, random_state=0, backend=backend_name)
+    X = np.random.default_rng(0).standard_normal((20, sizes[0])).astype(dtype)
+    for _ in range(2):
+        many, one = np.empty((20, sizes[-1]), dtype), np.empty(sizes[-1], dtype)
+        net.predict_into(X, many)
+        net.predict_into(X[3], one)
+        np.testing.assert_array_equal(one, many[3])
+        wanted = net.forward(X)
+        if backend_name == "numpy":  # a BLAS adds up in an order of its own
+            np.testing.assert_allclose(many, wanted, rtol=1e-4 if dtype == "float32" else 1e-12)
+        else:
+            np.testing.assert_array_equal(many, wanted)
+        net.parameters[:] *= 0.5  # nothing of the parameters is kept from call to call
+
+
+def test_predict_into_lets_nan_through(backend_name: str) -> None:
+    net, out = fastbp.Network((3, 2), random_state=0, backend=backend_name), np.zeros(2, "float32")
+    net.predict_into(np.array([1, np.nan, 2], "float32"), out)
+    assert np.isnan(out).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "out"),
+    [
+        (np.zeros(4, "float32"), np.zeros(2, "float32")),
+        (np.zeros(3, "float64"), np.zeros(2, "float32")),
+        (np.zeros(3, "float32"), np.zeros(2, "float64")),
+        (np.zeros(3, "float32"), np.zeros((1, 2), "float32")),
+        (np.zeros((2, 3), "float32"), np.zeros((3, 2), "float32")),
+        (np.zeros((1, 1, 3), "float32"), np.zeros((1, 1, 2), "float32")),
+        (np.zeros((0, 3), "float32"), np.zeros((0, 2), "float32")),
+        (np.zeros(6, "float32")[::2], np.zeros(2, "float32")),
+        (np.zeros(3, "float32"), np.zeros(4, "float32")[::2]),
+        ([0.0, 0.0, 0.0], np.zeros(2, "float32")),
+        (np.zeros(3, "float32"), None),
+        (np.zeros(3, "float32"), np.frombuffer(bytes(8), "float32")),
+    ],
+)
+def test_predict_into_refuses_other_arrays(backend_name: str, x: Any, out: Any) -> None:
+    net = fastbp.Network((3, 2), random_state=0, backend=backend_name)
+    with pytest.raises(ValueError, match=r"pass C-contiguous arrays of dtype float32.*\(3,\) or \(n, 3\).*\(n, 2\)"):
+        net.predict_into(x, out)
+
+
+def test_predict_into_refuses_arrays_that_overlap(backend_name: str) -> None:
+    net, memory = fastbp.Network((3, 2), random_state=0, backend=backend_name), np.zeros(4, "float32")
+    with pytest.raises(ValueError, match="apart from each other"):
+        net.predict_into(memory[:3], memory[2:])
+
+
+def test_a_network_that_predicted_rows_can_be_copied(backend_name: str) -> None:
+    net, x = fastbp.Network((3, 2), random_state=0, backend=backend_name), np.ones(3, "float32")
+    out, copied = np.empty(2, "float32"), np.empty(2, "float32")
+    net.predict_into(x, out)
+    pickle.loads(pickle.dumps(net)).predict_into(x, copied)
+    np.testing.assert_array_equal(copied, out)
