@@ -347,6 +347,12 @@ def _check_loss(values: dict[str, Any], sizes: dict[str, int], module: ModuleTyp
         )
 
 
+def _check_update(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
+    for name in ("m_b", "v_b"):
+        if len(values[name]) != len(values["b"]):
+            raise ValueError(f"{name} has shape {values[name].shape}; pass {name} of shape {values['b'].shape}, as b")
+
+
 def _check_below(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     if values["activation"] == Activation.SOFTMAX:
         raise ValueError("softmax is an output activation; backprop_delta takes that of a hidden layer")
@@ -430,9 +436,16 @@ def check_plan(plan: Array, buffers: Buffers, batch_size: int, predicting: bool 
         least = {"n_in": int(op not in _GATHERS and op != Op.OUTPUT_DELTA), "n_out": int(op != Op.OPTIMIZER_STEP)}
         if any(sizes[name] < least[name] for name in sizes):
             raise ValueError(f"row {number} of the plan, {op.name.lower()}, has the sizes {sizes}; pass positive ones")
+        for name, codes in _ROW_CODES.get(op, {}).items():
+            if int(row[name]) not in set(codes):
+                raise ValueError(
+                    f"row {number} of the plan, {op.name.lower()}, holds the unknown {name} {row[name]}; "
+                    f"pass a code of fastbp.kernels.{codes.__name__}"
+                )
         for offset, columns in _WORK_FIELDS[op].items():
             width = room(batch_size, sizes[columns] if columns else 1)
-            if int(row[offset]) == NONE and (offset == "weight" or (offset == "a" and predicting)):
+            is_output = predicting and op == Op.LINEAR_FORWARD and offset == "a"
+            if int(row[offset]) == NONE and (offset == "weight" or is_output):
                 continue
             _check_span(number, op, offset, int(row[offset]), width, "work", buffers.work)
         for names, offset, length in _parameter_spans(row, op, sizes):
@@ -481,6 +494,13 @@ _WORK_FIELDS: dict[Op, dict[str, str]] = {
     Op.OPTIMIZER_STEP: {},
 }
 """What each row reads and writes in ``work``, and which of its sizes is the width; "" is one column."""
+
+_ROW_CODES: dict[Op, dict[str, type[IntEnum]]] = {
+    Op.LINEAR_FORWARD: {"activation": Activation},
+    Op.OUTPUT_DELTA: {"activation": Activation, "loss": Loss},
+    Op.BACKPROP_DELTA: {"activation": Activation},
+}
+"""What codes a row holds, beside its optimizer."""
 
 _MOMENTS = {Optimizer.SGD: (), Optimizer.MOMENTUM: ("m",), Optimizer.NESTEROV: ("m",), Optimizer.ADAM: ("m", "v")}
 
@@ -538,6 +558,7 @@ _RANGE_CHECKS: dict[str, Callable[[dict[str, Any], dict[str, int], ModuleType], 
     "gather_classes": _check_classes_gather,
     "output_delta": _check_loss,
     "backprop_delta": _check_below,
+    "linear_update": _check_update,
     "train_steps": _check_train_steps,
     "predict": _check_predict,
     "predict_rows": _check_predict_rows,

@@ -532,7 +532,7 @@ cdef bint _train_step(
             _optimizer_step(worker, natural, plan, n_plan, row, step, states)
         if row.barrier:
             _meet(worker)
-        if ATOMIC_LOAD(worker.barrier + STOPPED):
+        if row.op <= GATHER_CLASSES and ATOMIC_LOAD(worker.barrier + STOPPED):  # later on others may be a step ahead
             return False
         if row.op == OUTPUT_DELTA:
             data_loss += _sum(worker.losses, batch.n_panels if batch.n_panels else batch.n)

@@ -133,16 +133,16 @@ cdef Py_ssize_t _place(const Row* natural, Row* packed, Py_ssize_t n_plan, const
     """Set W and b of each row to where the layer's parameters lie when packed; return the size of all."""
     cdef Py_ssize_t L = tiles(p).lanes, size = 0, r, first
     for r in range(n_plan):
+        if natural[r].op == LINEAR_FORWARD and _first_with(natural, natural[r].W) == r:
+            packed[r].W = size
+            size += natural[r].n_in * _rounded(natural[r].n_out, L)
+            if natural[r].b != NONE:
+                packed[r].b = size
+                size += _rounded(natural[r].n_out, L)
+    for r in range(n_plan):
         if natural[r].op in (LINEAR_FORWARD, BACKPROP_DELTA, LINEAR_GRAD, LINEAR_UPDATE):
             first = _first_with(natural, natural[r].W)
-            if first < r:
-                packed[r].W, packed[r].b = packed[first].W, packed[first].b
-            else:
-                packed[r].W = size
-                size += natural[r].n_in * _rounded(natural[r].n_out, L)
-                if natural[r].b != NONE:
-                    packed[r].b = size
-                    size += _rounded(natural[r].n_out, L)
+            packed[r].W, packed[r].b = packed[first].W, packed[first].b
     return size
 
 

@@ -403,7 +403,7 @@ def _train_step(tiles, worker, natural, plan, batch, step, sources, order, n_ahe
             _linear_update(tiles, worker, batch, a_prev, delta, rule, step, *weights, n_fetched)
         if row.barrier:
             meet(worker)
-        if atomic_load(at(worker.barrier, STOPPED)):
+        if row.op <= Op.GATHER_CLASSES and atomic_load(at(worker.barrier, STOPPED)):  # later others may be a step ahead
             return False
         if row.op == Op.OUTPUT_DELTA:
             data_loss += sum_of(worker.losses, batch.n_panels if batch.n_panels else batch.n)

@@ -227,17 +227,17 @@ def place(natural, packed, p):
     """Set W and b of each row to where the layer's parameters lie when packed; return the size of all."""
     L, size = lanes(p), 0
     for r in range(natural.size):
-        op = natural[r].op
-        if op == Op.LINEAR_FORWARD or op == Op.BACKPROP_DELTA or op == Op.LINEAR_GRAD or op == Op.LINEAR_UPDATE:
-            first = first_with(natural, natural[r].W)
-            if first < r:
-                packed[r].W, packed[r].b = packed[first].W, packed[first].b
-                continue
+        if natural[r].op == Op.LINEAR_FORWARD and first_with(natural, natural[r].W) == r:
             packed[r].W = size
             size += natural[r].n_in * rounded(natural[r].n_out, L)
             if natural[r].b != NONE:
                 packed[r].b = size
                 size += rounded(natural[r].n_out, L)
+    for r in range(natural.size):
+        op = natural[r].op
+        if op == Op.LINEAR_FORWARD or op == Op.BACKPROP_DELTA or op == Op.LINEAR_GRAD or op == Op.LINEAR_UPDATE:
+            first = first_with(natural, natural[r].W)
+            packed[r].W, packed[r].b = packed[first].W, packed[first].b
     return size
 
 

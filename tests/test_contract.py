@@ -18,7 +18,7 @@ from fastbp.kernels import Activation, Loss, Optimizer
 
 import fastbp
 from fastbp import kernels
-from fastbp.plan import no_data
+from fastbp.plan import Data, Layout, no_data, prediction_plan, run_buffers, training_plan
 
 KERNELS = Path(kernels.__file__).parent
 
@@ -346,6 +346,60 @@ def test_none_is_refused_for_every_array(backend: kernels.Backend, operation: st
         arguments[name] = None
         with pytest.raises((TypeError, ValueError), match=name):
             getattr(backend, operation)(**arguments)
+
+
+def test_a_bias_without_moments_is_refused(backend: kernels.Backend) -> None:
+    a_prev, delta, W, b = np.ones((7, 5)), np.ones((7, 3)), np.ones((5, 3)), np.ones(3)
+    for moments in ((np.empty(0), np.ones(3)), (np.ones(3), np.empty(0))):
+        state = W.copy(), moments[0], W.copy(), moments[1]
+        with pytest.raises(ValueError, match=r"has shape \(0,\); pass \w_b of shape \(3,\), as b"):
+            backend.linear_update(a_prev, delta, "adam", kernels.step_table(1), W, b, *state)
+
+
+def _training(backend: kernels.Backend, n: int = 31) -> tuple[Any, kernels.Buffers]:
+    layout, activations = Layout((37, 32, 11)), (kernels.Activation.RELU, kernels.Activation.SOFTMAX)
+    plan = training_plan(layout, activations, kernels.Loss.CROSS_ENTROPY, kernels.Optimizer.ADAM, n, Data(classes=True))
+    data = {**no_data("float32", 37, 11), "X": np.ones((n, 37), "float32"), "classes": np.zeros(n, np.int64)}
+    state = {name: np.ones(layout.size, "float32") for name in ("params", "m", "v", "grads")}
+    return plan.rows.copy(), run_buffers(plan, backend, data, state, 1)
+
+
+def test_a_plan_may_have_its_rows_in_another_order(backend: kernels.Backend) -> None:
+    """It computes something else then, but only within its buffers."""
+    plan, buffers = _training(backend)
+    border = 4096
+    guarded = {}
+    for name in ("work", "scratch"):
+        size = getattr(buffers, name).size
+        guarded[name] = np.full(size + 2 * border, 7, "float32")
+        guarded[name][border : border + size] = 0
+    inside = {name: array[border : array.size - border] for name, array in guarded.items()}
+    buffers = buffers._replace(**inside)
+    steps = kernels.step_table(1, rate=0.01, epsilon=1e-8)
+    for turn in range(len(plan)):
+        with np.errstate(all="ignore"):
+            backend.train_steps(np.roll(plan, turn), steps, np.arange(31), 31, buffers, np.zeros(3))
+        for array in guarded.values():
+            assert (array[:border] == 7).all()
+            assert (array[array.size - border :] == 7).all()
+
+
+@pytest.mark.parametrize(("field", "name"), [("activation", "Activation"), ("loss", "Loss")])
+def test_a_plan_with_an_unknown_code_is_refused(backend: kernels.Backend, field: str, name: str) -> None:
+    plan, buffers = _training(backend)
+    plan[field] = 99
+    with pytest.raises(ValueError, match=rf"unknown {field} 99; pass a code of fastbp.kernels.{name}"):
+        backend.train_steps(plan, kernels.step_table(1), np.arange(31), 31, buffers, np.zeros(3))
+
+
+def test_only_the_last_layer_of_a_prediction_writes_to_out(backend: kernels.Backend) -> None:
+    layout, activations = Layout((4, 2)), (kernels.Activation.IDENTITY,)
+    plan = prediction_plan(layout, activations, 3, Data())
+    data = {**no_data("float64", 4, 2), "X": np.ones((3, 4))}
+    buffers, rows = run_buffers(plan, backend, data, {"params": np.ones(layout.size)}, 1), plan.rows.copy()
+    rows[0]["a"] = kernels.NONE
+    with pytest.raises(ValueError, match="row 0 of the plan, gather_rows, needs those from -1"):
+        backend.predict(rows, np.arange(3), 3, buffers, np.zeros((3, 2)))
 
 
 @pytest.mark.parametrize(

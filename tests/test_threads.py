@@ -134,6 +134,27 @@ def train_one_layer(module: Any, batch_size: int, steps: bool = True) -> np.ndar
     return buffers.params[:360].reshape(40, 9)
 
 
+@pytest.mark.parametrize("n_threads", [1, 2, 3, 8])
+def test_all_threads_end_before_the_same_step(compiled: str, n_threads: int) -> None:
+    """One of them finds NaN in the samples of the fourth step; the third one counts, with its loss."""
+    backend, layout, rng = kernels.backend(compiled), Layout((40, 60, 3)), np.random.default_rng(0)
+    activations = kernels.Activation.RELU, kernels.Activation.SOFTMAX
+    form = Data(classes=True, checked=False)
+    plan = training_plan(layout, activations, kernels.Loss.CROSS_ENTROPY, kernels.Optimizer.ADAM, 16, form)
+    X, classes = rng.standard_normal((96, 40)).astype("float32"), rng.integers(0, 3, 96)
+    X[50, 39] = np.nan
+    data = {**no_data("float32", 40, 3), "X": X, "classes": classes}
+    found = set()
+    for _ in range(50):
+        state = {name: np.full(layout.size, 0.01, "float32") for name in ("params", "m", "v")}
+        buffers, losses = run_buffers(plan, backend, data, state, n_threads), np.zeros(3)
+        steps = kernels.step_table(6, rate=0.01, epsilon=1e-8, beta_1=0.9, beta_2=0.99)
+        backend.train_steps(plan.rows, steps, np.arange(96), 16, buffers, losses, n_threads=n_threads)
+        found.add((*losses, state["params"].tobytes()))
+    assert len(found) == 1
+    assert found.pop()[2] == 3
+
+
 def test_threads_that_cannot_be_started_are_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
     start, seen = threading.Thread.start, []
 
