@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 
-from .kernels import usable_processors
+from .kernels import capped, usable_processors
 
 FLOPS_WORTH_THREADS = 2e6
 """Work of a mini-batch, some ten microseconds: below it threads would spend their time waiting for each other."""
@@ -25,7 +25,7 @@ def threads_for(n_threads: int | None, flops: float, n_available: int | None = N
         What `available_threads` said before.
     """
     if n_threads is not None:
-        return n_threads
+        return capped(n_threads)
     if flops < FLOPS_WORTH_THREADS:
         return 1
     return n_available or available_threads()

@@ -28,7 +28,7 @@ from .contract import (
     room,
     step_table,
 )
-from .threads import usable_processors
+from .threads import capped, usable_processors
 
 __all__ = [
     "MODULES",
@@ -45,6 +45,7 @@ __all__ = [
     "Source",
     "backend",
     "backends",
+    "capped",
     "check_n_threads",
     "resolve",
     "room",

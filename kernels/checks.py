@@ -30,6 +30,7 @@ from .contract import (
     Source,
     room,
 )
+from .threads import capped
 
 Array = NDArray[Any]
 
@@ -179,7 +180,7 @@ def _checked(operation: str, module: ModuleType) -> Callable[..., Any]:
         values = bound.arguments
         for name in values.keys() & _CODES.keys():
             values[name] = _code(name, values[name])
-        values["n_threads"] = check_n_threads(values["n_threads"])
+        values["n_threads"] = capped(check_n_threads(values["n_threads"]))
         sizes = _check_arrays(values, specs)
         if operation in _RANGE_CHECKS:
             _RANGE_CHECKS[operation](values, sizes, module)

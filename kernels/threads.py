@@ -24,6 +24,15 @@ SPINS = 4000
 """How often a thread looks whether the others have come before it sleeps: for some 100 microseconds."""
 
 
+MOST_THREADS = 256
+"""More than these, and than there are processors, would only wait for each other."""
+
+
+def capped(n_threads: int) -> int:
+    """Return how many of ``n_threads`` threads are worth starting."""
+    return min(n_threads, max(MOST_THREADS, usable_processors()))
+
+
 def together(work: Callable[[int, NDArray[np.int32]], Any], n_threads: int) -> None:
     """Call ``work(thread, barrier)`` in ``n_threads`` threads at once, thread 0 being this one.
 
@@ -39,12 +48,17 @@ def together(work: Callable[[int, NDArray[np.int32]], Any], n_threads: int) -> N
         work(0, barrier)
         return
     may_begin, home = threading.Event(), _processor_teller()()
+    errors: list[BaseException] = []
 
     def begin(thread: int) -> None:
-        _settle(thread, home)
-        may_begin.wait()
-        if not barrier[STOPPED]:
-            work(thread, barrier)
+        try:
+            _settle(thread, home)
+            may_begin.wait()
+            if not barrier[STOPPED]:
+                work(thread, barrier)
+        except BaseException as error:
+            barrier[STOPPED] = 1  # the others must not wait for this thread
+            errors.append(error)
 
     others: list[threading.Thread] = []
     try:
@@ -64,6 +78,8 @@ def together(work: Callable[[int, NDArray[np.int32]], Any], n_threads: int) -> N
         raise
     finally:
         _join(others)
+    if errors:
+        raise errors[0]
 
 
 def make_barrier(n_threads: int) -> NDArray[np.int32]:
@@ -100,9 +116,9 @@ def _settle(thread: int, home: int) -> None:
     """
     if not hasattr(os, "sched_setaffinity"):
         return
-    usable = sorted(os.sched_getaffinity(0))
-    if home in usable:
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # a sandbox may forbid it
+        usable = sorted(os.sched_getaffinity(0))
+        if home in usable:
             os.sched_setaffinity(0, {usable[(usable.index(home) + thread) % len(usable)]})
             os.sched_setaffinity(0, usable)
 

@@ -55,11 +55,11 @@ def train(
     state["v"] = rng.random(layout.size).astype(dtype)
     rates = {"rate": 0.01, "momentum": 0.9, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-8}
     steps = kernels.step_table(3, l2=options.get("l2", 0.1), grad_scale=1 / batch_size, **rates)
-    buffers, losses = run_buffers(plan, backend, data, state, n_threads), np.zeros(3)
+    buffers, losses = run_buffers(plan, backend, data, state, threads.capped(n_threads)), np.zeros(3)
     backend.train_steps(plan.rows, steps, rng.permutation(n), batch_size, buffers, losses, n_threads=n_threads)
     forward = prediction_plan(layout, activations, batch_size, Data())
     out, order = np.empty((n, sizes[-1]), dtype), np.arange(n)
-    buffers = run_buffers(forward, backend, data, {"params": state["params"]}, n_threads)
+    buffers = run_buffers(forward, backend, data, {"params": state["params"]}, threads.capped(n_threads))
     backend.predict(forward.rows, order, batch_size, buffers, out, n_threads=n_threads)
     return (*state.values(), losses, out)
 
@@ -191,6 +191,30 @@ def test_nobody_waits_for_a_thread_that_was_interrupted(compiled: str, monkeypat
     monkeypatch.undo()
     for got, expected in zip(train(kernels.backend(compiled), (20, 10, 3), 50, 3), wanted, strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+def test_a_thread_that_fails_ends_the_run(compiled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: int, home: int) -> None:
+        raise OSError("no affinity here")
+
+    backend = kernels.backend(compiled)
+    monkeypatch.setattr(threads, "_settle", fail)
+    with pytest.raises(OSError, match="no affinity here"):
+        train(backend, (20, 10, 3), 50, 3)
+    monkeypatch.undo()
+    for got, wanted in zip(train(backend, (20, 10, 3), 50, 3), train(backend, (20, 10, 3), 50, 1), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_nobody_starts_a_million_threads(compiled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "MOST_THREADS", 5)
+    monkeypatch.setattr(threads, "usable_processors", lambda: 2)
+    net = fastbp.Network((20, 60, 3), random_state=0, n_threads=10**6)
+    X, y = np.random.default_rng(0).standard_normal((2000, 20)).astype("float32"), np.arange(2000) % 3
+    fastbp.Trainer(net, n_threads=10**6, random_state=0).fit(X, y)
+    assert net.predict(X).shape == (2000,)
+    assert threads_for(10**6, 1e9) == 5
+    train(kernels.backend(compiled), (20, 10, 3), 50, 10**6)
 
 
 def test_more_threads_than_processors_sleep_while_they_wait() -> None:
