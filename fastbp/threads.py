@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 
-from .kernels import capped, usable_processors
+from .kernels import capped, check_n_threads, usable_processors
 
 FLOPS_WORTH_THREADS = 2e6
 """Work of a mini-batch, some ten microseconds: below it threads would spend their time waiting for each other."""
@@ -23,9 +23,14 @@ def threads_for(n_threads: int | None, flops: float, n_available: int | None = N
         Floating-point operations of a mini-batch.
     n_available : int, optional
         What `available_threads` said before.
+
+    Raises
+    ------
+    ValueError
+        If n_threads is not a whole number of at least 1.
     """
     if n_threads is not None:
-        return capped(n_threads)
+        return capped(check_n_threads(n_threads))  # attributes may have been set since they were checked
     if flops < FLOPS_WORTH_THREADS:
         return 1
     return n_available or available_threads()

@@ -497,6 +497,7 @@ _WORK_FIELDS: dict[Op, dict[str, str]] = {
 """What each row reads and writes in ``work``, and which of its sizes is the width; "" is one column."""
 
 _ROW_CODES: dict[Op, dict[str, type[IntEnum]]] = {
+    Op.GATHER_ROWS: {"source": Source},
     Op.LINEAR_FORWARD: {"activation": Activation},
     Op.OUTPUT_DELTA: {"activation": Activation, "loss": Loss},
     Op.BACKPROP_DELTA: {"activation": Activation},

@@ -130,7 +130,7 @@ def _join(threads: list[threading.Thread]) -> None:
         while thread.is_alive():
             try:
                 thread.join()
-            except KeyboardInterrupt as error:
+            except BaseException as error:  # Ctrl-C, or what another signal's handler raises
                 interruption = error
     if interruption is not None:
         raise interruption

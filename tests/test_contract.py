@@ -384,7 +384,7 @@ def test_a_plan_may_have_its_rows_in_another_order(backend: kernels.Backend) -> 
             assert (array[array.size - border :] == 7).all()
 
 
-@pytest.mark.parametrize(("field", "name"), [("activation", "Activation"), ("loss", "Loss")])
+@pytest.mark.parametrize(("field", "name"), [("activation", "Activation"), ("loss", "Loss"), ("source", "Source")])
 def test_a_plan_with_an_unknown_code_is_refused(backend: kernels.Backend, field: str, name: str) -> None:
     plan, buffers = _training(backend)
     plan[field] = 99

@@ -229,6 +229,17 @@ def test_as_many_threads_as_asked_for() -> None:
     assert threads_for(3, 1.0) == threads_for(3, 1e12) == 3
 
 
+@pytest.mark.parametrize("n_threads", [0, -6, 2.5, "2"])
+def test_a_number_of_threads_that_was_set_later_is_checked(compiled: str, n_threads: Any) -> None:
+    X, y = np.random.default_rng(0).standard_normal((200, 20)).astype("float32"), np.arange(200) % 3
+    net = fastbp.Network((20, 6, 3), random_state=0)
+    trainer = fastbp.Trainer(net)
+    trainer.n_threads = net.n_threads = n_threads
+    for action in (lambda: trainer.fit(X, y), lambda: net.predict(np.repeat(X, 5000, 0))):
+        with pytest.raises(ValueError, match="n_threads is"):
+            action()
+
+
 def test_one_thread_where_a_batch_is_little_work() -> None:
     assert threads_for(None, 0.9 * FLOPS_WORTH_THREADS) == 1
     assert threads_for(None, FLOPS_WORTH_THREADS) == available_threads()
