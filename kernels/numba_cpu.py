@@ -17,7 +17,6 @@ from .contract import NONE, Activation, Op, Optimizer, Source
 from .numba_jit import as_writable, inlined, jit, kernel, tiles_of
 from .numba_packing import (
     Layer,
-    Sources,
     States,
     clear,
     gather,
@@ -28,32 +27,42 @@ from .numba_packing import (
     pack_batch,
     pack_state,
     panel_rows,
-    panel_start,
     panel_width,
     place,
+    sources_of,
     take_batch,
     take_layer,
     take_weights,
     uncounted,
     unpack_batch,
 )
+from .numba_parts import (
+    backprop_one,
+    clear_filling,
+    descend_one,
+    forward_one,
+    forward_panels,
+    forward_rows,
+    further,
+    group,
+    list_all,
+    optimizer_step,
+    scatter_strips,
+    softmax_samples,
+    spread,
+    terms_at_once,
+    update_bias,
+)
 from .numba_rows import (
     activate,
-    add_outer,
     apply,
     is_finite,
-    list_nonzero,
     output_panel,
     output_row,
-    row_products,
-    scatter_panel,
     softmax,
-    softmax_panel,
-    sum_rows,
-    through_activation,
     weighted_rows,
 )
-from .numba_tiles import ACROSS_STRIPS, ALONG_STRIPS, CACHE_LINE, FEW_ROWS, GRAIN, TILE_VECTORS, product, update
+from .numba_tiles import ACROSS_STRIPS, FEW_ROWS, GRAIN, TILE_VECTORS, product, update
 from .numba_vectors import (
     VECTOR_BYTES,
     address_of,
@@ -70,11 +79,9 @@ from .numba_vectors import (
 )
 from .numba_workers import (
     Ahead,
-    Share,
     alone,
     atomic_load,
     atomic_store,
-    largest,
     meet,
     rounded,
     share,
@@ -83,9 +90,6 @@ from .numba_workers import (
     workspace_size,
 )
 from .threads import STOPPED, together
-
-BLOCK_SIZE = 196608
-"""Elements of a batch that stay in the second-level cache, beside weights."""
 
 
 def scratch_size(n_in, n_out, n_rows):
@@ -191,7 +195,7 @@ def train_steps(plan, steps, order, batch_size, buffers, losses, n_threads=1):
     tiles, used, flat = _tiles(buffers.params), _used(plan), _flat(buffers)
 
     def work(thread, barrier):
-        _train_steps(thread, barrier, tiles, plan.copy(), plan.copy(), used, steps, order, batch_size, *flat, losses)
+        _train_steps(thread, barrier, tiles, plan.copy(), plan.copy(), used, steps, order, batch_size, flat, losses)
 
     together(work, n_threads)
 
@@ -200,7 +204,7 @@ def predict(plan, order, batch_size, buffers, out, n_threads=1):
     tiles, flat = _tiles(buffers.params), _flat(buffers)
 
     def work(thread, barrier):
-        _predict(thread, barrier, tiles, plan.copy(), plan.copy(), order, batch_size, *flat, out)
+        _predict(thread, barrier, tiles, plan.copy(), plan.copy(), order, batch_size, flat, out)
 
     together(work, n_threads)
 
@@ -219,26 +223,26 @@ def _tiles(array):
 
 def _flat(buffers):
     """Return the buffers in the one form that `_train_steps` and `_predict` are compiled for."""
-    return tuple(as_writable(array).reshape(array.size) for array in buffers)
+    return contract.Buffers(*(as_writable(array).reshape(array.size) for array in buffers))
 
 
 @kernel("vWBpLiip")
 def _linear_forward(tiles, worker, batch, a_prev, layer, activation, skip_zeros, a):
     after = Activation.IDENTITY if activation == Activation.SOFTMAX else activation
     if batch.n == 1:
-        _forward_one(tiles, worker, a_prev, layer, after, skip_zeros, a)
+        forward_one(tiles, worker, a_prev, layer, after, skip_zeros, a)
     elif batch.n_panels == 0:
-        _forward_rows(tiles, worker, batch, a_prev, layer, after, a)
+        forward_rows(tiles, worker, batch, a_prev, layer, after, a)
     else:
-        _forward_panels(tiles, worker, batch, a_prev, layer, after, a)
+        forward_panels(tiles, worker, batch, a_prev, layer, after, a)
     if activation == Activation.SOFTMAX:
         meet(worker)
-        _softmax(tiles, worker, batch, layer.n_out, a)
+        softmax_samples(tiles, worker, batch, layer.n_out, a)
 
 
 @kernel("vWBipppiip")
 def _output_delta(tiles, worker, batch, n_out, a, y, weight, activation, loss, delta):
-    """Samples are shared as in `_softmax`. The losses of panels, or of rows, are left in ``worker.losses``."""
+    """Samples are shared as in `softmax`. The losses of panels, or of rows, are left in ``worker.losses``."""
     L = lanes(delta)
     row, pitch = rounded(n_out, L), TILE_VECTORS * L
     first, end = share(worker, batch.n_panels if batch.n_panels else batch.n, 1)
@@ -251,7 +255,7 @@ def _output_delta(tiles, worker, batch, n_out, a, y, weight, activation, loss, d
         return
     for p in range(first, end):
         here, samples = p * n_out * pitch, (panel_width(batch, p, L), panel_rows(batch, p, L))
-        panels = at(a, here), at(y, here), _further(weight, p * pitch), at(delta, here)
+        panels = at(a, here), at(y, here), further(weight, p * pitch), at(delta, here)
         store(worker.losses, p, output_panel(tiles, n_out, *samples, activation, loss, *panels))
 
 
@@ -264,9 +268,9 @@ def _backprop_delta(tiles, worker, batch, delta, layer, a_prev, activation, delt
         in_row, out_row = rounded(n_in, L), rounded(n_out, L)
         for r in range(batch.n):
             below = at(a_prev, r * in_row), activation, at(delta_prev, r * in_row)
-            _backprop_one(tiles, worker, first, end, at(delta, r * out_row), layer, *below)
+            backprop_one(tiles, worker, first, end, at(delta, r * out_row), layer, *below)
         return
-    pitch, block = TILE_VECTORS * L, _block(batch, L)
+    pitch, block = TILE_VECTORS * L, terms_at_once(batch, L)
     for o in range(0, n_out, block):
         n_terms = min(n_out - o, block)
         weights, progress = (at(layer.W, o * n_in), n_in * L), (o == 0, o + n_terms == n_out)
@@ -286,13 +290,13 @@ def _linear_update(tiles, worker, batch, a_prev, delta, rule, step, layer, W, n_
     L, n_in, n_strips = lanes(delta), layer.n_in, (layer.n_out + lanes(delta) - 1) // lanes(delta)
     first, end = share(worker, n_in, GRAIN)
     if batch.n == 1 and rule == Optimizer.SGD and step.l2 == 0 and is_finite(tiles, layer.n_out, delta):
-        _descend_one(tiles, worker, first, end, a_prev, delta, step, layer)
+        descend_one(tiles, worker, first, end, a_prev, delta, step, layer)
         return
-    _spread(worker.ahead, n_ahead, ((end - first + L - 1) // L) * ((n_strips + TILE_VECTORS - 1) // TILE_VECTORS))
+    spread(worker.ahead, n_ahead, ((end - first + L - 1) // L) * ((n_strips + TILE_VECTORS - 1) // TILE_VECTORS))
     form, strips, strip_size, in_row, d_next = FEW_ROWS, delta, L, rounded(n_in, L), n_strips * L
     if batch.n_panels:
         form, strips, strip_size, in_row, d_next = ACROSS_STRIPS, worker.strips, batch.n * L, n_in, batch.n * L
-        _scatter_strips(tiles, worker, batch, layer.n_out, delta, strips)
+        scatter_strips(tiles, worker, batch, layer.n_out, delta, strips)
     if batch.n_panels or step.l2 != 0:  # all strips are there, and the squares of the layer above have been added up
         meet(worker)
     if step.l2 != 0:
@@ -300,7 +304,7 @@ def _linear_update(tiles, worker, batch, a_prev, delta, rule, step, layer, W, n_
             store(worker.squares, grain, 0)
     strip = 0
     while strip < n_strips:
-        n_vectors, here = _group(n_strips, strip) if batch.n_panels else 1, strip * n_in * L
+        n_vectors, here = group(n_strips, strip) if batch.n_panels else 1, strip * n_in * L
         error = at(strips, strip * strip_size), d_next
         weights = at(W, here), at(layer.W, here), at(layer.m_W, here), at(layer.v_W, here), n_in * L
         own = worker.squares, worker.ahead, worker.tile
@@ -308,10 +312,18 @@ def _linear_update(tiles, worker, batch, a_prev, delta, rule, step, layer, W, n_
         update(tiles, form, n_vectors, *samples, *inputs, *error, rule, numbers_of(step), *weights, *own)
         strip += n_vectors
     if not is_null(layer.b):
-        _update_bias(tiles, worker, batch, strips, strip_size, rule, step, layer)
-    store(worker.own, 0, step.epsilon)
+        update_bias(tiles, worker, batch, strips, strip_size, rule, step, layer)
+    store(worker.own, 0, step.epsilon)  # rounded to the dtype
     if rule == Optimizer.ADAM and load(worker.own, 0) == 0:
-        _clear_filling(worker, layer)
+        clear_filling(worker, layer)
+
+
+@inlined
+def _states(packed, size, used):
+    """Return where the parameters of a run lie, and those that go with them, one behind the other."""
+    grads = at(packed, size)
+    m = at(grads, used[1] * size)
+    return States(packed, grads, m, at(m, used[2] * size))
 
 
 @jit
@@ -325,33 +337,11 @@ def _train_steps(
     steps,
     order,
     batch_size,
-    X,
-    X_data,
-    X_indices,
-    X_indptr,
-    y,
-    classes,
-    sample_weight,
-    params,
-    grads,
-    m,
-    v,
-    work,
-    saved,
-    scratch,
+    buffers,
     losses,
 ):
-    sources = Sources(
-        pointer(X),
-        pointer(X_data),
-        pointer(X_indices),
-        pointer(X_indptr),
-        pointer(y),
-        pointer(classes),
-        pointer(sample_weight),
-    )
     natural, plan, losses = uncounted(natural), uncounted(plan), uncounted(losses)
-    table, packed = pointer(tiles), pointer(scratch)
+    table, packed = pointer(tiles), pointer(buffers.scratch)
     size = place(natural, plan, packed)
     states = _states(packed, size, used)
     worker, rest = worker_of(plan, thread, pointer(barrier), batch_size, at(packed, sum(used) * size))
@@ -363,7 +353,7 @@ def _train_steps(
         following = share(worker, min(batch_size, order.size - end), 1)
         store(worker.ahead, Ahead.ORDER, address_of(at(pointer(order), end + following.first)))
         batch, n_ahead = make_batch(end - start, rest), following.end - following.first
-        data = sources, at(pointer(order), start), n_ahead, skip_zeros, states, pointer(work)
+        data = sources_of(buffers), at(pointer(order), start), n_ahead, skip_zeros, states, pointer(buffers.work)
         if not _train_step(table, worker, natural, plan, batch, steps[s], *data, losses):
             break
 
@@ -393,7 +383,7 @@ def _train_step(tiles, worker, natural, plan, batch, step, sources, order, n_ahe
             layer = layer_of(row, states.params, states.params, states.params)
             _backprop_delta(tiles, worker, batch, delta, layer, a_prev, row.activation, at(work, row.delta_prev))
         elif row.op == Op.OPTIMIZER_STEP:
-            _optimizer_step(tiles, worker, natural, plan, row, step, states)
+            optimizer_step(tiles, worker, natural, plan, row, step, states)
         else:
             layer, rule, n_fetched = layer_of(row, states.grads, states.grads, states.grads), NONE, 0
             if row.op == Op.LINEAR_UPDATE:
@@ -425,54 +415,29 @@ def _predict(
     plan,
     order,
     batch_size,
-    X,
-    X_data,
-    X_indices,
-    X_indptr,
-    y,
-    classes,
-    sample_weight,
-    params,
-    grads,
-    m,
-    v,
-    work,
-    saved,
-    scratch,
+    buffers,
     out,
 ):
-    sources = Sources(
-        pointer(X),
-        pointer(X_data),
-        pointer(X_indices),
-        pointer(X_indptr),
-        pointer(y),
-        pointer(classes),
-        pointer(sample_weight),
-    )
-    natural, plan = uncounted(natural), uncounted(plan)
-    table, packed, n_out = pointer(tiles), pointer(scratch), out.shape[1]
+    natural, plan, sources = uncounted(natural), uncounted(plan), sources_of(buffers)
+    table, packed, n_out = pointer(tiles), pointer(buffers.scratch), out.shape[1]
     size = place(natural, plan, packed)
     worker, rest = worker_of(plan, thread, pointer(barrier), batch_size, at(packed, size))
     if thread == 0:
-        pack_state(table, natural, plan, pointer(params), packed, False)
+        pack_state(table, natural, plan, pointer(buffers.params), packed, False)
     for start in range(0, order.size, batch_size):
         if atomic_load(at(worker.barrier, STOPPED)):
             break
         batch, samples = make_batch(min(batch_size, order.size - start), packed), at(pointer(order), start)
         for r in range(plan.size):
             row = plan[r]
-            a = rest if row.a == NONE else at(pointer(work), row.a)
+            a = rest if row.a == NONE else at(pointer(buffers.work), row.a)
             if row.op == Op.LINEAR_FORWARD:
-                layer, a_prev = layer_of(row, packed, packed, packed), at(pointer(work), row.a_prev)
+                layer, a_prev = layer_of(row, packed, packed, packed), at(pointer(buffers.work), row.a_prev)
                 _linear_forward(table, worker, batch, a_prev, layer, row.activation, False, a)
             else:
                 gather(table, worker, row, sources, samples, batch, a)
             meet(worker)
         unpack_batch(table, worker, batch, n_out, rest, at(pointer(out), start * n_out))
-
-
-# -------------------------------------------------------------------------------------- parts of the kernels
 
 
 @jit
@@ -491,195 +456,11 @@ def _predict_rows(tiles, layers, X, params, scratch, out):
             a = at(pointer(out), sample * n) if number == last else at(own, number % 2 * room)
             b = null(own) if place_b == NONE else at(pointer(params), place_b)
             is_softmax = activation == Activation.SOFTMAX
-            weighted_rows(table, _list_all(n_in, inputs), inputs, x, at(pointer(params), place_W), n, vector, n, sums)
+            weighted_rows(table, list_all(n_in, inputs), inputs, x, at(pointer(params), place_W), n, vector, n, sums)
             activate(table, n, sums, b, Activation.IDENTITY.value if is_softmax else activation, a)
             if is_softmax:
                 softmax(table, n, 0, a)
             x = a
-
-
-@inlined
-def _states(packed, size, used):
-    """Return where the parameters of a run lie, and those that go with them, one behind the other."""
-    grads = at(packed, size)
-    m = at(grads, used[1] * size)
-    return States(packed, grads, m, at(m, used[2] * size))
-
-
-@inlined
-def _further(p, n):
-    """Return p + n, or null if p is."""
-    return p if is_null(p) else at(p, n)
-
-
-@inlined
-def _spread(ahead, n_rows, n_tiles):
-    """Begin to fetch so many of the next samples with the tiles of an update."""
-    n_lines = (n_rows * load(ahead, Ahead.ROW_BYTES) + CACHE_LINE - 1) // CACHE_LINE
-    store(ahead, Ahead.N_ROWS, n_rows)
-    store(ahead, Ahead.ROW, 0)
-    store(ahead, Ahead.BYTE, 0)
-    store(ahead, Ahead.BYTES, (n_lines // max(n_tiles, 1) + 1) * CACHE_LINE)
-
-
-@inlined
-def _group(n_strips, strip):
-    """Return how many strips, from ``strip`` on, go into a tile: groups as equally wide as can be."""
-    n_groups = (n_strips + TILE_VECTORS - 1) // TILE_VECTORS
-    return n_strips // n_groups + int(strip < n_strips % n_groups * (n_strips // n_groups + 1))
-
-
-@inlined
-def _block(batch, L):
-    """Return how many terms of a product's sums are added at a time: the panels of so many units fit in a cache."""
-    return max(BLOCK_SIZE // rounded(batch.n, L) // L, 4) * L
-
-
-@inlined
-def _forward_panels(tiles, worker, batch, a_prev, layer, activation, a):
-    """Forward product of many samples. Units are shared, or panels where that divides the work more equally."""
-    L, n_in, n_out, n_panels = lanes(a), layer.n_in, layer.n_out, batch.n_panels
-    units, panels = share(worker, n_out, GRAIN), Share(0, n_panels)
-    if largest(worker, n_out, GRAIN) * n_panels > largest(worker, n_panels, 1) * n_out and worker.n_threads > 1:
-        units, panels = Share(0, n_out), share(worker, n_panels, 1)
-    pitch, block = TILE_VECTORS * L, _block(batch, L)
-    for k in range(0, n_in, block):
-        n_terms = min(n_in - k, block)
-        weights, progress = (at(layer.W, k * L), n_in * L), (k == 0, k + n_terms == n_in)
-        for p in range(panels.first, panels.end):
-            shape = panel_width(batch, p, L) // L, units.first, units.end, n_terms
-            below, out = (at(a_prev, (p * n_in + k) * pitch), 0), (at(a, p * n_out * pitch), 0)
-            after = layer.b, activation, null(a)
-            product(tiles, ALONG_STRIPS, *shape, *weights, *below, *out, *after, *progress)
-
-
-@inlined
-def _forward_rows(tiles, worker, batch, a_prev, layer, activation, a):
-    """Forward product of few samples."""
-    L, n_in = lanes(a), layer.n_in
-    n_strips = (layer.n_out + L - 1) // L
-    strip, end = share(worker, n_strips, 1)
-    while strip < end:
-        n_vectors = TILE_VECTORS if end - strip >= TILE_VECTORS else 1
-        below, weights = (a_prev, rounded(n_in, L)), (at(layer.W, strip * n_in * L), n_in * L)
-        out, after = (at(a, strip * L), n_strips * L), (_further(layer.b, strip * L), activation, null(a))
-        product(tiles, FEW_ROWS, n_vectors, 0, batch.n, n_in, *below, *weights, *out, *after, True, True)
-        strip += n_vectors
-
-
-@inlined
-def _forward_one(tiles, worker, a_prev, layer, activation, skip_zeros, a):
-    """Forward product of one sample: only the rows of W whose input is not 0 are read, if there is no 0 x infinity."""
-    L, n_in = lanes(a), layer.n_in
-    strips = share(worker, (layer.n_out + L - 1) // L, 1)
-    first, n, sums = strips.first * L, (strips.end - strips.first) * L, worker.own
-    inputs = as_pointer_to(at(sums, n), int32)
-    n_inputs = list_nonzero(tiles, n_in, a_prev, inputs) if skip_zeros else _list_all(n_in, inputs)
-    weighted_rows(tiles, n_inputs, inputs, a_prev, at(layer.W, first * n_in), L, n_in * L, n, sums)
-    activate(tiles, n, sums, _further(layer.b, first), activation, at(a, first))
-
-
-@inlined
-def _softmax(tiles, worker, batch, n_out, a):
-    L = lanes(a)
-    first, end = share(worker, batch.n_panels if batch.n_panels else batch.n, 1)
-    for part in range(first, end):
-        if batch.n_panels == 0:
-            softmax(tiles, n_out, 1, at(a, part * rounded(n_out, L)))
-        else:
-            softmax_panel(tiles, n_out, panel_width(batch, part, L), at(a, part * n_out * TILE_VECTORS * L))
-
-
-@inlined
-def _backprop_one(tiles, worker, first, end, delta, layer, a_prev, activation, delta_prev):
-    """Backward product of one sample: only the rows of W whose unit passes anything on are read."""
-    L, n, units = lanes(delta), end - first, as_pointer_to(worker.own, int32)
-    a_prev, delta_prev = at(a_prev, first), at(delta_prev, first)
-    clear(delta_prev, rounded(end, L) - first if end == layer.n_in else n)
-    n_units = list_nonzero(tiles, n, a_prev, units) if activation == Activation.RELU else _list_all(n, units)
-    weights = at(layer.W, first * L), layer.n_in
-    row_products(tiles, n_units, units, delta, *weights, rounded(layer.n_out, L), delta_prev)
-    if activation != Activation.RELU:
-        through_activation(tiles, n, a_prev, activation, delta_prev)
-
-
-@inlined
-def _descend_one(tiles, worker, first, end, a_prev, delta, step, layer):
-    """Gradient descent on one sample: only the rows of W whose input is not 0 change."""
-    L, scale, inputs = lanes(delta), -step.rate * step.grad_scale, as_pointer_to(worker.own, int32)
-    n = rounded(layer.n_out, L)
-    n_inputs = list_nonzero(tiles, end - first, at(a_prev, first), inputs)
-    add_outer(tiles, n_inputs, inputs, scale, at(a_prev, first), delta, at(layer.W, first * L), layer.n_in, n)
-    if not is_null(layer.b) and worker.thread == 0:
-        one = at(worker.own, L)
-        store(inputs, 0, 0)
-        store(one, 0, 1)
-        add_outer(tiles, 1, inputs, scale, one, delta, layer.b, 1, n)
-
-
-@inlined
-def _scatter_strips(tiles, worker, batch, n_out, delta, strips):
-    """Turn the errors of a layer from panels into strips."""
-    L = lanes(delta)
-    first, end = share(worker, n_out, L)
-    for p in range(batch.n_panels):
-        panel, n_rows = at(delta, (p * n_out + first) * TILE_VECTORS * L), panel_rows(batch, p, L)
-        out = at(strips, first * batch.n + panel_start(batch, p, L) * L)
-        scatter_panel(tiles, end - first, panel, n_rows, out, L, batch.n * L, 1)
-
-
-@inlined
-def _update_bias(tiles, worker, batch, strips, strip_size, rule, step, layer):
-    """Apply ``rule`` to a bias, or keep its gradient; ``strips`` are those of a batch in panels, or its rows."""
-    L, sums, numbers = lanes(strips), worker.own, numbers_of(step)
-    n_strips = (layer.n_out + L - 1) // L
-    first, end = share(worker, n_strips, 1)
-    for strip in range(first, end):
-        sum_rows(tiles, batch.n, at(strips, strip * strip_size), L if batch.n_panels else n_strips * L, sums)
-        state = at(layer.b, strip * L), at(layer.m_b, strip * L), at(layer.v_b, strip * L)
-        apply(tiles, rule, numbers, step.grad_scale, L, sums, *state)
-
-
-@inlined
-def _clear_filling(worker, layer):
-    """Set what fills up a layer's last strip to 0 again: Adam made it 0 / 0."""
-    L, n_in = lanes(layer.W), layer.n_in
-    start, end = layer.n_out // L * L, rounded(layer.n_out, L)
-    first, end_in = share(worker, n_in, GRAIN)
-    for lane in range(layer.n_out - start, end - start):
-        for i in range(first, end_in):
-            store(layer.W, start * n_in + i * L + lane, 0)
-        if not is_null(layer.b) and worker.thread == worker.n_threads - 1:  # it had the last strip of the bias
-            store(layer.b, start + lane, 0)
-
-
-@inlined
-def _list_all(n, list):
-    for i in range(n):
-        store(list, i, i)
-    return n
-
-
-@inlined
-def _optimizer_step(tiles, worker, natural, plan, row, step, states):
-    """Apply a rule to those parameters, packed, that lie in the flat range of ``row``."""
-    L, end = lanes(states.params), row.W + row.n_in
-    for r in range(plan.size):
-        if plan[r].op == Op.LINEAR_FORWARD:
-            n_out = plan[r].n_out
-            if row.W <= natural[r].W < end:
-                _apply_span(tiles, worker, row.optimizer, step, plan[r].W, plan[r].n_in * rounded(n_out, L), states)
-            if natural[r].b != NONE and row.W <= natural[r].b < end:
-                _apply_span(tiles, worker, row.optimizer, step, plan[r].b, n_out, states)
-
-
-@inlined
-def _apply_span(tiles, worker, rule, step, first, n, states):
-    """Apply a rule to n packed parameters from ``first`` on."""
-    part = share(worker, n, lanes(states.params))
-    here, length = first + part.first, part.end - part.first
-    state = at(states.grads, here), at(states.params, here), at(states.m, here), at(states.v, here)
-    apply(tiles, rule, numbers_of(step), 1.0, length, *state)
 
 
 # -------------------------------------------------------------------------------- the operations by hand
@@ -687,8 +468,7 @@ def _apply_span(tiles, worker, rule, step, first, n, states):
 
 def _packing(plan, buffers):
     """Return the first arguments of `_pack`."""
-    flat = _flat(buffers[7:11])
-    return _tiles(buffers.params), plan.copy(), plan.copy(), _used(plan), *flat, buffers.scratch
+    return _tiles(buffers.params), plan.copy(), plan.copy(), _used(plan), *_flat(buffers)[7:11], buffers.scratch
 
 
 @jit

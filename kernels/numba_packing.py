@@ -271,6 +271,14 @@ def pack_bias(tiles, n_out, b, packed, back):
 
 
 @inlined
+def sources_of(buffers):
+    """Return the pointers to the data of a run."""
+    indices = pointer(buffers.X_indices), pointer(buffers.X_indptr)
+    targets = pointer(buffers.y), pointer(buffers.classes), pointer(buffers.sample_weight)
+    return Sources(pointer(buffers.X), pointer(buffers.X_data), *indices, *targets)
+
+
+@inlined
 def layer_of(row, params, m, v):
     """Return a row's layer in packed buffers."""
     b = m_b = v_b = null(params)

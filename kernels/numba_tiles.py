@@ -182,12 +182,23 @@ def _emit_product(builder: Any, form: int, n_rows: int, n_vectors: int, vector: 
     else:
         sums = add_segment(n_terms, start, B, sums)[1:]
 
+    finished = _emit_finish(tile, sums, row if not few else None, bias, activation, operands[10], below, places)
+    for place, total in zip(places, finished, strict=True):
+        tile.store(total, C, place)
+
+
+def _emit_finish(
+    tile: _Tile, sums: list[Any], row: Any, bias: Any, activation: Any, below: Any, below_tile: Any, places: list[Any]
+) -> list[Any]:
+    """Emit what is done to sums in registers: bias, by rows or (row is None) by columns; ReLU, or its derivative."""
+    builder, vector, integer = tile.builder, tile.vector, activation.type
+
     def add_bias(sums: list[Any]) -> list[Any]:
-        if few:
-            biases = [tile.load(bias, integer(v * L)) for v in range(n_vectors)] * n_rows
+        if row is None:
+            biases = [tile.load(bias, integer(v * vector.count)) for v in range(tile.n_vectors)] * tile.n_rows
         else:
-            scalars = [builder.load(builder.gep(bias, [builder.add(row, integer(r))])) for r in range(n_rows)]
-            biases = [emit_splat(builder, scalar, vector) for scalar in scalars for _ in range(n_vectors)]
+            scalars = [builder.load(builder.gep(bias, [builder.add(row, integer(r))])) for r in range(tile.n_rows)]
+            biases = [emit_splat(builder, scalar, vector) for scalar in scalars for _ in range(tile.n_vectors)]
         return [builder.fadd(z, b) for z, b in zip(sums, biases, strict=True)]
 
     def rectify(sums: list[Any]) -> list[Any]:
@@ -196,16 +207,14 @@ def _emit_product(builder: Any, form: int, n_rows: int, n_vectors: int, vector: 
 
     def pass_on(sums: list[Any]) -> list[Any]:
         zero = ir.Constant(vector, None)
-        passes = [builder.fcmp_ordered("==", tile.load(below, place), zero) for place in places]
+        passes = [builder.fcmp_ordered("==", tile.load(below_tile, place), zero) for place in places]
         return [builder.select(closed, zero, z) for closed, z in zip(passes, sums, strict=True)]
 
     is_relu = builder.icmp_signed("==", activation, integer(int(Activation.RELU)))
-    is_backward = builder.not_(_is_null(builder, operands[10]))
+    is_backward = builder.not_(_is_null(builder, below))
     sums = _emit_if(builder, builder.not_(_is_null(builder, bias)), sums, add_bias)
     sums = _emit_if(builder, builder.and_(is_relu, builder.not_(is_backward)), sums, rectify)
-    sums = _emit_if(builder, builder.and_(is_relu, is_backward), sums, pass_on)
-    for place, total in zip(places, sums, strict=True):
-        tile.store(total, C, place)
+    return _emit_if(builder, builder.and_(is_relu, is_backward), sums, pass_on)
 
 
 # ------------------------------------------------------------------------------------------------- updates

@@ -514,27 +514,6 @@ def maximum(typingctx: Any, x: Any, y: Any) -> Any:
 
 
 @intrinsic
-def zero_where_zero(typingctx: Any, a: Any, x: Any) -> Any:
-    """Return 0 where a is 0, else x."""
-
-    def emit(builder: Any, a: Any, x: Any) -> Any:
-        zero = ir.Constant(a.type, None)
-        return builder.select(builder.fcmp_ordered("==", a, zero), zero, x)
-
-    return _vector_function(emit)(a, x)
-
-
-@intrinsic
-def where_below(typingctx: Any, x: Any, limit: Any, yes: Any, no: Any) -> Any:
-    """Return ``yes`` where x < limit, else ``no``: there where x is NaN."""
-
-    def emit(builder: Any, x: Any, limit: Any, yes: Any, no: Any) -> Any:
-        return builder.select(builder.fcmp_ordered("<", x, limit), yes, no)
-
-    return _vector_function(emit)(x, limit, yes, no)
-
-
-@intrinsic
 def power_of_two(typingctx: Any, shifted: Any) -> Any:
     """Return 2^n for shifted = n + 1.5 * 2^(mantissa bits): n stands in the low bits and moves into the exponent."""
 

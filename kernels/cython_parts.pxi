@@ -1,0 +1,198 @@
+# Parts of the kernels of the backend `cython`: a product or an update for many samples, for few, and for one.
+
+
+cdef enum:
+    BLOCK_SIZE = 196608  # elements of a batch that stay in the second-level cache, beside weights
+
+
+cdef inline void _spread(Ahead* ahead, Py_ssize_t n_tiles) noexcept nogil:
+    """Begin to fetch the next samples with the tiles of an update."""
+    cdef Py_ssize_t n_lines = (ahead.n_rows * ahead.row_bytes + CACHE_LINE - 1) // CACHE_LINE
+    ahead.row = ahead.byte = 0
+    ahead.bytes = (n_lines // max(n_tiles, 1) + 1) * CACHE_LINE
+
+
+cdef inline Py_ssize_t _group(Py_ssize_t n_strips, Py_ssize_t strip) noexcept nogil:
+    """Return how many strips, from ``strip`` on, go into a tile: groups as equally wide as can be."""
+    cdef Py_ssize_t n_groups = (n_strips + TILE_VECTORS - 1) // TILE_VECTORS
+    return n_strips // n_groups + (strip < n_strips % n_groups * (n_strips // n_groups + 1))
+
+
+cdef inline Py_ssize_t _block(const Batch* batch, Py_ssize_t lanes) noexcept nogil:
+    """Return how many terms of a product's sums are added at a time: the panels of so many units fit in a cache."""
+    return max(BLOCK_SIZE // _rounded(batch.n, lanes) // lanes, 4) * lanes
+
+
+cdef void _forward_panels(
+    Worker* worker, const Batch* batch, const real* a_prev, const Layer* layer, int activation, real* a
+) noexcept nogil:
+    """Forward product of many samples. Units are shared, or panels where that divides the work more equally."""
+    cdef const Tiles* cpu = tiles(a)
+    cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_out = layer.n_out, p, k = 0, block = _block(batch, L)
+    cdef Share units = _share(worker, n_out, GRAIN), panels = Share(0, batch.n_panels)
+    cdef Product product
+    if worker.n_threads > 1 and _largest(worker, n_out, GRAIN) * batch.n_panels > _largest(worker, batch.n_panels, 1) * n_out:
+        units, panels = Share(0, n_out), _share(worker, batch.n_panels, 1)
+    product.first, product.end, product.a_next = units.first, units.end, n_in * L
+    product.activation, product.bias, product.below = activation, layer.b, NULL
+    while k < n_in:
+        product.n_terms, product.A = min(n_in - k, block), <real*> layer.W + k * L
+        product.begins, product.ends = k == 0, k + product.n_terms == n_in
+        for p in range(panels.first, panels.end):
+            product.B, product.C = a_prev + (p * n_in + k) * TILE_VECTORS * L, a + p * n_out * TILE_VECTORS * L
+            cpu.product(ALONG_STRIPS, _panel_width(batch, p, L) // L, &product)
+        k += product.n_terms
+
+
+cdef void _forward_rows(
+    Worker* worker, const Batch* batch, const real* a_prev, const Layer* layer, int activation, real* a
+) noexcept nogil:
+    """Forward product of few samples."""
+    cdef const Tiles* cpu = tiles(a)
+    cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_strips = (layer.n_out + L - 1) // L, n_vectors
+    cdef Share strips = _share(worker, n_strips, 1)
+    cdef Product product
+    product.first, product.end, product.n_terms, product.begins, product.ends = 0, batch.n, n_in, True, True
+    product.A, product.a_next, product.b_next, product.c_next = a_prev, _rounded(n_in, L), n_in * L, n_strips * L
+    product.activation, product.below = activation, NULL
+    while strips.first < strips.end:
+        n_vectors = _group(strips.end - strips.first, 0)
+        product.B, product.C = <real*> layer.W + strips.first * n_in * L, a + strips.first * L
+        product.bias = NULL if layer.b == NULL else <real*> layer.b + strips.first * L
+        cpu.product(FEW_ROWS, n_vectors, &product)
+        strips.first += n_vectors
+
+
+cdef void _forward_one(
+    Worker* worker, const real* a_prev, const Layer* layer, int activation, bint skip_zeros, real* a
+) noexcept nogil:
+    """Forward product of one sample: only the rows of W whose input is not 0 are read, if there is no 0 x infinity."""
+    cdef const Tiles* cpu = tiles(a)
+    cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_inputs
+    cdef Share strips = _share(worker, (layer.n_out + L - 1) // L, 1)
+    cdef Py_ssize_t first = strips.first * L, n = (strips.end - strips.first) * L
+    cdef real* sums = <real*> worker.own
+    cdef int32_t* inputs = <int32_t*> (sums + n)
+    n_inputs = cpu.list_nonzero(n_in, a_prev, inputs) if skip_zeros else _list_all(n_in, inputs)
+    cpu.weighted_rows(n_inputs, inputs, a_prev, <real*> layer.W + first * n_in, L, n_in * L, n, sums)
+    cpu.activate(n, sums, NULL if layer.b == NULL else <real*> layer.b + first, activation, a + first)
+
+
+cdef void _softmax(Worker* worker, const Batch* batch, Py_ssize_t n_out, real* a) noexcept nogil:
+    cdef const Tiles* cpu = tiles(a)
+    cdef Py_ssize_t L = cpu.lanes, r, p
+    cdef Share share = _share(worker, batch.n_panels if batch.n_panels else batch.n, 1)
+    for r in range(share.first, share.end if batch.n_panels == 0 else share.first):
+        cpu.softmax(n_out, True, a + r * _rounded(n_out, L))
+    for p in range(share.first, share.end if batch.n_panels else share.first):
+        cpu.softmax_panel(n_out, _panel_width(batch, p, L), a + p * n_out * TILE_VECTORS * L)
+
+
+cdef void _backprop_one(
+    Worker* worker, Share share, const real* delta, const Layer* layer, const real* a_prev, int activation,
+    real* delta_prev
+) noexcept nogil:
+    """Backward product of one sample: only the rows of W whose unit passes anything on are read."""
+    cdef const Tiles* cpu = tiles(delta)
+    cdef Py_ssize_t L = cpu.lanes, n = share.end - share.first, n_units
+    cdef int32_t* units = <int32_t*> worker.own
+    a_prev, delta_prev = a_prev + share.first, delta_prev + share.first
+    memset(delta_prev, 0, (_rounded(share.end, L) - share.first if share.end == layer.n_in else n) * sizeof(real))
+    n_units = cpu.list_nonzero(n, a_prev, units) if activation == RELU else _list_all(n, units)
+    cpu.row_products(
+        n_units, units, delta, <real*> layer.W + share.first * L, layer.n_in, _rounded(layer.n_out, L), delta_prev
+    )
+    if activation != RELU:
+        cpu.through_activation(n, a_prev, activation, delta_prev)
+
+
+cdef void _descend_one(
+    Worker* worker, Share share, const real* a_prev, const real* delta, const Step* step, const Layer* layer
+) noexcept nogil:
+    """Gradient descent on one sample: only the rows of W whose input is not 0 change."""
+    cdef const Tiles* cpu = tiles(delta)
+    cdef Py_ssize_t L = cpu.lanes, n = _rounded(layer.n_out, L)
+    cdef int32_t* inputs = <int32_t*> worker.own
+    cdef Py_ssize_t n_inputs = cpu.list_nonzero(share.end - share.first, a_prev + share.first, inputs)
+    cdef double scale = -step.rate * step.grad_scale
+    cdef int32_t first = 0
+    cdef real one = 1
+    cpu.add_outer(
+        n_inputs, inputs, scale, a_prev + share.first, delta, <real*> layer.W + share.first * L, layer.n_in, n
+    )
+    if layer.b != NULL and worker.thread == 0:
+        cpu.add_outer(1, &first, scale, &one, delta, layer.b, 1, n)
+
+
+cdef void _scatter_strips(
+    Worker* worker, const Batch* batch, Py_ssize_t n_out, const real* delta, real* strips
+) noexcept nogil:
+    """Turn the errors of a layer from panels into strips."""
+    cdef const Tiles* cpu = tiles(delta)
+    cdef Py_ssize_t L = cpu.lanes, p
+    cdef Share units = _share(worker, n_out, L)
+    for p in range(batch.n_panels):
+        cpu.scatter_panel(
+            units.end - units.first, delta + (p * n_out + units.first) * TILE_VECTORS * L, _panel_rows(batch, p, L),
+            strips + units.first * batch.n + _panel_start(batch, p, L) * L, L, batch.n * L, True
+        )
+
+
+cdef void _update_bias(
+    Worker* worker, const Batch* batch, const real* strips, Py_ssize_t strip_size, int rule, const Step* step,
+    const Layer* layer
+) noexcept nogil:
+    """Apply ``rule`` to a bias, or keep its gradient; ``strips`` are those of a batch in panels, or its rows."""
+    cdef const Tiles* cpu = tiles(strips)
+    cdef Py_ssize_t L = cpu.lanes, n_strips = (layer.n_out + L - 1) // L, strip, at
+    cdef Share share = _share(worker, n_strips, 1)
+    cdef real* sums = <real*> worker.own
+    for strip in range(share.first, share.end):
+        cpu.sum_rows(batch.n, strips + strip * strip_size, L if batch.n_panels else n_strips * L, sums)
+        at = strip * L
+        cpu.apply(
+            rule, step, step.grad_scale, L, sums, <real*> layer.b + at, <real*> layer.m_b + at, <real*> layer.v_b + at
+        )
+
+
+cdef void _clear_filling(Worker* worker, const Layer* layer, real* W) noexcept nogil:
+    """Set what fills up a layer's last strip to 0 again: Adam made it 0 / 0."""
+    cdef Py_ssize_t L = tiles(W).lanes, first = layer.n_out // L * L, filled = layer.n_out - first, i, lane
+    cdef Share share = _share(worker, layer.n_in, GRAIN)
+    for lane in range(filled, L if filled else 0):
+        for i in range(share.first, share.end):
+            W[first * layer.n_in + i * L + lane] = 0
+        if layer.b != NULL and worker.thread == worker.n_threads - 1:  # it had the last strip of the bias
+            (<real*> layer.b)[first + lane] = 0
+
+
+cdef inline Py_ssize_t _list_all(Py_ssize_t n, int32_t* list) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        list[i] = <int32_t> i
+    return n
+
+
+cdef void _optimizer_step(
+    Worker* worker, const Row* natural, const Row* plan, Py_ssize_t n_plan, const Row* row, const Step* step,
+    real** states
+) noexcept nogil:
+    """Apply a rule to those parameters, packed, that lie in the flat range of ``row``."""
+    cdef Py_ssize_t L = tiles(states[0]).lanes, end = row.W + row.n_in, r
+    for r in range(n_plan):
+        if plan[r].op == LINEAR_FORWARD and row.W <= natural[r].W < end:
+            _apply_span(worker, row.optimizer, step, plan[r].W, plan[r].n_in * _rounded(plan[r].n_out, L), states)
+        if plan[r].op == LINEAR_FORWARD and natural[r].b != NONE and row.W <= natural[r].b < end:
+            _apply_span(worker, row.optimizer, step, plan[r].b, plan[r].n_out, states)
+
+
+cdef void _apply_span(
+    Worker* worker, int rule, const Step* step, Py_ssize_t first, Py_ssize_t n, real** states
+) noexcept nogil:
+    """Apply a rule to n packed parameters from ``first`` on."""
+    cdef const Tiles* cpu = tiles(states[0])
+    cdef Share share = _share(worker, n, cpu.lanes)
+    cdef Py_ssize_t at = first + share.first
+    cpu.apply(
+        rule, step, 1, share.end - share.first, states[1] + at, states[0] + at, states[2] + at, states[3] + at
+    )

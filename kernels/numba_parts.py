@@ -1,0 +1,226 @@
+"""Parts of the kernels of the backend `numba`: a product or an update for many samples, for few, and for one."""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
+
+from __future__ import annotations
+
+from numba import int32
+
+from .contract import NONE, Activation, Op
+from .numba_jit import inlined
+from .numba_packing import (
+    clear,
+    numbers_of,
+    panel_rows,
+    panel_start,
+    panel_width,
+)
+from .numba_rows import (
+    activate,
+    add_outer,
+    apply,
+    list_nonzero,
+    row_products,
+    scatter_panel,
+    softmax,
+    softmax_panel,
+    sum_rows,
+    through_activation,
+    weighted_rows,
+)
+from .numba_tiles import ALONG_STRIPS, CACHE_LINE, FEW_ROWS, GRAIN, TILE_VECTORS, product
+from .numba_vectors import (
+    as_pointer_to,
+    at,
+    is_null,
+    lanes,
+    load,
+    null,
+    store,
+)
+from .numba_workers import (
+    Ahead,
+    Share,
+    largest,
+    rounded,
+    share,
+)
+
+BLOCK_SIZE = 196608
+"""Elements of a batch that stay in the second-level cache, beside weights."""
+
+
+@inlined
+def further(p, n):
+    """Return p + n, or null if p is."""
+    return p if is_null(p) else at(p, n)
+
+
+@inlined
+def spread(ahead, n_rows, n_tiles):
+    """Begin to fetch so many of the next samples with the tiles of an update."""
+    n_lines = (n_rows * load(ahead, Ahead.ROW_BYTES) + CACHE_LINE - 1) // CACHE_LINE
+    store(ahead, Ahead.N_ROWS, n_rows)
+    store(ahead, Ahead.ROW, 0)
+    store(ahead, Ahead.BYTE, 0)
+    store(ahead, Ahead.BYTES, (n_lines // max(n_tiles, 1) + 1) * CACHE_LINE)
+
+
+@inlined
+def group(n_strips, strip):
+    """Return how many strips, from ``strip`` on, go into a tile: groups as equally wide as can be."""
+    n_groups = (n_strips + TILE_VECTORS - 1) // TILE_VECTORS
+    return n_strips // n_groups + int(strip < n_strips % n_groups * (n_strips // n_groups + 1))
+
+
+@inlined
+def terms_at_once(batch, L):
+    """Return how many terms of a product's sums are added at a time: the panels of so many units fit in a cache."""
+    return max(BLOCK_SIZE // rounded(batch.n, L) // L, 4) * L
+
+
+@inlined
+def forward_panels(tiles, worker, batch, a_prev, layer, activation, a):
+    """Forward product of many samples. Units are shared, or panels where that divides the work more equally."""
+    L, n_in, n_out, n_panels = lanes(a), layer.n_in, layer.n_out, batch.n_panels
+    units, panels = share(worker, n_out, GRAIN), Share(0, n_panels)
+    if largest(worker, n_out, GRAIN) * n_panels > largest(worker, n_panels, 1) * n_out and worker.n_threads > 1:
+        units, panels = Share(0, n_out), share(worker, n_panels, 1)
+    pitch, block = TILE_VECTORS * L, terms_at_once(batch, L)
+    for k in range(0, n_in, block):
+        n_terms = min(n_in - k, block)
+        weights, progress = (at(layer.W, k * L), n_in * L), (k == 0, k + n_terms == n_in)
+        for p in range(panels.first, panels.end):
+            shape = panel_width(batch, p, L) // L, units.first, units.end, n_terms
+            below, out = (at(a_prev, (p * n_in + k) * pitch), 0), (at(a, p * n_out * pitch), 0)
+            after = layer.b, activation, null(a)
+            product(tiles, ALONG_STRIPS, *shape, *weights, *below, *out, *after, *progress)
+
+
+@inlined
+def forward_rows(tiles, worker, batch, a_prev, layer, activation, a):
+    """Forward product of few samples."""
+    L, n_in = lanes(a), layer.n_in
+    n_strips = (layer.n_out + L - 1) // L
+    strip, end = share(worker, n_strips, 1)
+    while strip < end:
+        n_vectors = TILE_VECTORS if end - strip >= TILE_VECTORS else 1
+        below, weights = (a_prev, rounded(n_in, L)), (at(layer.W, strip * n_in * L), n_in * L)
+        out, after = (at(a, strip * L), n_strips * L), (further(layer.b, strip * L), activation, null(a))
+        product(tiles, FEW_ROWS, n_vectors, 0, batch.n, n_in, *below, *weights, *out, *after, True, True)
+        strip += n_vectors
+
+
+@inlined
+def forward_one(tiles, worker, a_prev, layer, activation, skip_zeros, a):
+    """Forward product of one sample: only the rows of W whose input is not 0 are read, if there is no 0 x infinity."""
+    L, n_in = lanes(a), layer.n_in
+    strips = share(worker, (layer.n_out + L - 1) // L, 1)
+    first, n, sums = strips.first * L, (strips.end - strips.first) * L, worker.own
+    inputs = as_pointer_to(at(sums, n), int32)
+    n_inputs = list_nonzero(tiles, n_in, a_prev, inputs) if skip_zeros else list_all(n_in, inputs)
+    weighted_rows(tiles, n_inputs, inputs, a_prev, at(layer.W, first * n_in), L, n_in * L, n, sums)
+    activate(tiles, n, sums, further(layer.b, first), activation, at(a, first))
+
+
+@inlined
+def softmax_samples(tiles, worker, batch, n_out, a):
+    L = lanes(a)
+    first, end = share(worker, batch.n_panels if batch.n_panels else batch.n, 1)
+    for part in range(first, end):
+        if batch.n_panels == 0:
+            softmax(tiles, n_out, 1, at(a, part * rounded(n_out, L)))
+        else:
+            softmax_panel(tiles, n_out, panel_width(batch, part, L), at(a, part * n_out * TILE_VECTORS * L))
+
+
+@inlined
+def backprop_one(tiles, worker, first, end, delta, layer, a_prev, activation, delta_prev):
+    """Backward product of one sample: only the rows of W whose unit passes anything on are read."""
+    L, n, units = lanes(delta), end - first, as_pointer_to(worker.own, int32)
+    a_prev, delta_prev = at(a_prev, first), at(delta_prev, first)
+    clear(delta_prev, rounded(end, L) - first if end == layer.n_in else n)
+    n_units = list_nonzero(tiles, n, a_prev, units) if activation == Activation.RELU else list_all(n, units)
+    weights = at(layer.W, first * L), layer.n_in
+    row_products(tiles, n_units, units, delta, *weights, rounded(layer.n_out, L), delta_prev)
+    if activation != Activation.RELU:
+        through_activation(tiles, n, a_prev, activation, delta_prev)
+
+
+@inlined
+def descend_one(tiles, worker, first, end, a_prev, delta, step, layer):
+    """Gradient descent on one sample: only the rows of W whose input is not 0 change."""
+    L, scale, inputs = lanes(delta), -step.rate * step.grad_scale, as_pointer_to(worker.own, int32)
+    n = rounded(layer.n_out, L)
+    n_inputs = list_nonzero(tiles, end - first, at(a_prev, first), inputs)
+    add_outer(tiles, n_inputs, inputs, scale, at(a_prev, first), delta, at(layer.W, first * L), layer.n_in, n)
+    if not is_null(layer.b) and worker.thread == 0:
+        one = at(worker.own, L)
+        store(inputs, 0, 0)
+        store(one, 0, 1)
+        add_outer(tiles, 1, inputs, scale, one, delta, layer.b, 1, n)
+
+
+@inlined
+def scatter_strips(tiles, worker, batch, n_out, delta, strips):
+    """Turn the errors of a layer from panels into strips."""
+    L = lanes(delta)
+    first, end = share(worker, n_out, L)
+    for p in range(batch.n_panels):
+        panel, n_rows = at(delta, (p * n_out + first) * TILE_VECTORS * L), panel_rows(batch, p, L)
+        out = at(strips, first * batch.n + panel_start(batch, p, L) * L)
+        scatter_panel(tiles, end - first, panel, n_rows, out, L, batch.n * L, 1)
+
+
+@inlined
+def update_bias(tiles, worker, batch, strips, strip_size, rule, step, layer):
+    """Apply ``rule`` to a bias, or keep its gradient; ``strips`` are those of a batch in panels, or its rows."""
+    L, sums, numbers = lanes(strips), worker.own, numbers_of(step)
+    n_strips = (layer.n_out + L - 1) // L
+    first, end = share(worker, n_strips, 1)
+    for strip in range(first, end):
+        sum_rows(tiles, batch.n, at(strips, strip * strip_size), L if batch.n_panels else n_strips * L, sums)
+        state = at(layer.b, strip * L), at(layer.m_b, strip * L), at(layer.v_b, strip * L)
+        apply(tiles, rule, numbers, step.grad_scale, L, sums, *state)
+
+
+@inlined
+def clear_filling(worker, layer):
+    """Set what fills up a layer's last strip to 0 again: Adam made it 0 / 0."""
+    L, n_in = lanes(layer.W), layer.n_in
+    start, end = layer.n_out // L * L, rounded(layer.n_out, L)
+    first, end_in = share(worker, n_in, GRAIN)
+    for lane in range(layer.n_out - start, end - start):
+        for i in range(first, end_in):
+            store(layer.W, start * n_in + i * L + lane, 0)
+        if not is_null(layer.b) and worker.thread == worker.n_threads - 1:  # it had the last strip of the bias
+            store(layer.b, start + lane, 0)
+
+
+@inlined
+def list_all(n, list):
+    for i in range(n):
+        store(list, i, i)
+    return n
+
+
+@inlined
+def optimizer_step(tiles, worker, natural, plan, row, step, states):
+    """Apply a rule to those parameters, packed, that lie in the flat range of ``row``."""
+    L, end = lanes(states.params), row.W + row.n_in
+    for r in range(plan.size):
+        if plan[r].op == Op.LINEAR_FORWARD:
+            n_out = plan[r].n_out
+            if row.W <= natural[r].W < end:
+                apply_span(tiles, worker, row.optimizer, step, plan[r].W, plan[r].n_in * rounded(n_out, L), states)
+            if natural[r].b != NONE and row.W <= natural[r].b < end:
+                apply_span(tiles, worker, row.optimizer, step, plan[r].b, n_out, states)
+
+
+@inlined
+def apply_span(tiles, worker, rule, step, first, n, states):
+    """Apply a rule to n packed parameters from ``first`` on."""
+    part = share(worker, n, lanes(states.params))
+    here, length = first + part.first, part.end - part.first
+    state = at(states.grads, here), at(states.params, here), at(states.m, here), at(states.v, here)
+    apply(tiles, rule, numbers_of(step), 1.0, length, *state)
