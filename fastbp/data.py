@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels import Activation, Loss
+from .kernels import Activation, Loss, is_canonical
 
 
 def as_features(X: Any, dtype: Any, n_features: int | None = None, *, check: bool = True) -> dict[str, NDArray[Any]]:
@@ -136,6 +136,10 @@ def _check_indices(X: Any) -> None:
 
 def _as_csr(X: Any, dtype: Any) -> dict[str, NDArray[Any]]:
     """Return a CSR matrix's arrays; the indices are copies, since kernels trust them while they run."""
+    if not is_canonical(X.indices, X.indptr):
+        X = X.copy()
+        X.has_canonical_format = False
+        X.sum_duplicates()
     return {
         "X": np.empty((0, X.shape[1]), dtype),
         "X_data": np.ascontiguousarray(X.data, dtype=dtype),

@@ -278,8 +278,16 @@ def no_data(dtype: Any, n_features: int, n_outputs: int) -> dict[str, NDArray[An
 
 
 @functools.lru_cache(maxsize=64)
-def _scratch_size(backend: Backend, plan: Plan, n_threads: int) -> int:
-    return backend.scratch_size(plan.rows, plan.batch_size, n_threads)
+def _scratch_size(backend: Backend, plan: Plan, n_threads: int, n_entries: int) -> int:
+    return backend.scratch_size(plan.rows, plan.batch_size, n_threads, n_entries)
+
+
+def _most_entries(indptr: NDArray[np.int64], batch_size: int) -> int:
+    """Return how many entries of CSR data the samples of a mini-batch have at most."""
+    lengths = np.diff(indptr)
+    if batch_size < len(lengths):
+        lengths = np.partition(lengths, -batch_size)[-batch_size:]
+    return int(lengths.sum())
 
 
 def run_buffers(
@@ -307,7 +315,8 @@ def run_buffers(
     dtype = state["params"].dtype
     unused = state["params"][:0]
     state = {name: state.get(name, unused) for name in ("params", "grads", "m", "v")}
-    sizes = {"work": plan.work_size, "scratch": _scratch_size(backend, plan, n_threads)}
+    n_entries = _most_entries(data["X_indptr"], plan.batch_size) if len(data["X_indptr"]) else 0
+    sizes = {"work": plan.work_size, "scratch": _scratch_size(backend, plan, n_threads, n_entries)}
     workspace = {name: _reuse((spare or {}).get(name), size, dtype) for name, size in sizes.items()}
     return Buffers(**data, **state, saved=np.empty(0, np.uint8), **workspace)
 

@@ -13,7 +13,7 @@ import json
 import os
 from pathlib import Path
 
-from .checks import Backend, check_n_threads
+from .checks import Backend, check_n_threads, is_canonical
 from .contract import (
     NONE,
     OPERATIONS,
@@ -47,6 +47,7 @@ __all__ = [
     "backends",
     "capped",
     "check_n_threads",
+    "is_canonical",
     "resolve",
     "room",
     "step_table",

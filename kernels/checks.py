@@ -161,9 +161,12 @@ class Backend:
             f"backend {self.name!r} has no operation {name!r}; the operations are {', '.join(OPERATIONS)}"
         )
 
-    def scratch_size(self, plan: Array, batch_size: int, n_threads: int = 1) -> int:
-        """Return how many elements of ``scratch`` a walk of ``plan`` needs."""
-        return int(self.module.run_scratch_size(plan, batch_size, n_threads))
+    def scratch_size(self, plan: Array, batch_size: int, n_threads: int = 1, n_entries: int = 0) -> int:
+        """Return how many elements of ``scratch`` a walk of ``plan`` needs.
+
+        ``n_entries`` is how many entries of CSR data a mini-batch has at most.
+        """
+        return int(self.module.run_scratch_size(plan, batch_size, n_threads, n_entries))
 
 
 def _checked(operation: str, module: ModuleType) -> Callable[..., Any]:
@@ -328,6 +331,14 @@ def _check_csr(data: Array, indices: Array, indptr: Array, n_columns: int) -> No
         raise ValueError(f"indptr must rise from 0 to {len(data)}, the number of entries; got {indptr}")
 
 
+def is_canonical(indices: Array, indptr: Array) -> bool:
+    """Tell whether the indices of each row of a CSR matrix ascend without repeats."""
+    ascends = np.ones(len(indices) + 1, bool)  # whether an entry lies behind the one before, or begins a row
+    np.greater(indices[1:], indices[:-1], out=ascends[1:-1])
+    ascends[indptr] = True
+    return bool(ascends.all())
+
+
 def _check_csr_gather(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     _check_csr(values["data"], values["indices"], values["indptr"], sizes["I"])
     _check_indices("order", values["order"], sizes["r"] - 1)
@@ -375,6 +386,8 @@ def _check_buffers(buffers: Buffers) -> Any:
             raise ValueError(f"{name} has shape {array.shape}; pass {wanted} dimension{'s' * (wanted > 1)}")
     if buffers.X_indptr.size:
         _check_csr(buffers.X_data, buffers.X_indices, buffers.X_indptr, buffers.X.shape[1])
+        if not is_canonical(buffers.X_indices, buffers.X_indptr):
+            raise ValueError("X_indices does not ascend within each sample, without repeats; call X.sum_duplicates()")
     return dtype
 
 
@@ -418,11 +431,15 @@ def _check_run(values: dict[str, Any], module: ModuleType, predicting: bool) -> 
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}; pass a whole number of at least 1")
     check_plan(plan, buffers, int(batch_size), predicting)
-    needed = module.run_scratch_size(plan, int(batch_size), values["n_threads"])
-    if buffers.scratch.size < needed:
-        raise ValueError(f"scratch has {buffers.scratch.size} elements; this plan needs {needed}")
     n_samples = max(len(buffers.X), len(buffers.X_indptr) - 1)
     _check_indices("order", values["order"], n_samples)
+    n_entries = 0
+    if len(buffers.X_indptr) and len(values["order"]):
+        per_sample = np.diff(buffers.X_indptr)[values["order"]]
+        n_entries = int(np.add.reduceat(per_sample, np.arange(0, len(per_sample), batch_size)).max())
+    needed = module.run_scratch_size(plan, int(batch_size), values["n_threads"], n_entries)
+    if buffers.scratch.size < needed:
+        raise ValueError(f"scratch has {buffers.scratch.size} elements; this plan needs {needed}")
     return int(batch_size)
 
 

@@ -33,13 +33,13 @@ OPERATIONS = (
 )
 """The operations of every backend, in the order in which every backend's file defines them.
 
-Beside them each backend has ``scratch_size(n_in, n_out, n_rows)`` and ``run_scratch_size(plan, n_rows, n_threads)``:
-how many elements of private workspace an operation on a layer needs, and a walk of a plan;
-``rows_scratch_size(layers)`` is what ``predict_rows`` needs. Calls of a module's ``train_steps`` stand between
-``pack(plan, buffers)`` and ``unpack(plan, buffers)``: where `PACKS` is true, parameters and moments are worked on in
-``scratch`` from the one to the other, in the backend's own form, and a run that is not unpacked changed nothing. With
-``moments=False`` the two leave the moments where they are, and with ``params=False`` `unpack` leaves parameters and
-gradients.
+Beside them each backend has ``scratch_size(n_in, n_out, n_rows)`` and ``run_scratch_size(plan, n_rows, n_threads,
+n_entries)``: how many elements of private workspace an operation on a layer needs, and a walk of a plan over batches
+with up to ``n_entries`` entries of CSR data; ``rows_scratch_size(layers)`` is what ``predict_rows`` needs. Calls of a
+module's ``train_steps`` stand between ``pack(plan, buffers)`` and ``unpack(plan, buffers)``: where `PACKS` is true,
+parameters and moments are worked on in ``scratch`` from the one to the other, in the backend's own form, and a run that
+is not unpacked changed nothing. With ``moments=False`` the two leave the moments where they are, and with
+``params=False`` `unpack` leaves parameters and gradients.
 """
 
 
@@ -163,10 +163,11 @@ def room(n_rows: int, n_columns: int) -> int:
 class Buffers(NamedTuple):
     """All arrays of a run, owned by the caller; T is float32 or float64, the same in all.
 
-    Dense data has ``X`` (n, I) and empty ``X_data, X_indices, X_indptr``; CSR data has ``X`` (0, I). Targets are either
-    ``y`` (n, O) or class numbers ``classes`` (n,). ``sample_weight`` is (n, 1), or (0, 1) where samples weigh the same.
-    ``params, grads, m, v`` share one layout, ``work`` and ``saved`` are laid out by the plan, and ``scratch`` is the
-    backend's own, large enough for the largest layer.
+    Dense data has ``X`` (n, I) and empty ``X_data, X_indices, X_indptr``; CSR data has ``X`` (0, I), and the indices of
+    a sample ascend without repeats. Targets are either ``y`` (n, O) or class numbers ``classes`` (n,).
+    ``sample_weight`` is (n, 1), or (0, 1) where samples weigh the same. ``params, grads, m, v`` share one layout,
+    ``work`` and ``saved`` are laid out by the plan, and ``scratch`` is the backend's own, large enough for the largest
+    layer.
     """
 
     X: NDArray[Any]

@@ -75,14 +75,15 @@ def scratch_size(n_in, n_out, n_rows):
     return _workspace_size(n_in, n_out, n_rows, 1) + batch + 3 * (_whole(n_in) + 1) * _whole(n_out)
 
 
-def run_scratch_size(plan, n_rows, n_threads):
+def run_scratch_size(plan, n_rows, n_threads, n_entries):
     """Return how many elements of ``scratch`` a walk of ``plan`` needs: its parameters packed, and its largest layer."""
     layers = [row for row in plan if row["op"] == contract.Op.LINEAR_FORWARD]
     sizes = [(int(row["n_in"]), int(row["n_out"])) for row in layers]
     largest = [max(size, default=0) for size in zip(*sizes)] or [0, 0]
     packed = sum([(_whole(n_in) + 1) * _whole(n_out) for n_in, n_out in sizes])
     outputs = contract.room(n_rows, _whole(largest[1]))  # of a prediction
-    return _workspace_size(*largest, n_rows, n_threads) + outputs + sum(_used(plan)) * packed
+    csr = _csr_size(plan, largest[1], n_threads, n_entries)
+    return _workspace_size(*largest, n_rows, n_threads) + outputs + sum(_used(plan)) * packed + csr
 
 
 def rows_scratch_size(layers):
@@ -308,6 +309,7 @@ def predict_rows(
 
 include "cython_workers.pxi"
 include "cython_packing.pxi"
+include "cython_csr.pxi"
 
 
 # ------------------------------------------------------------------------------------------------- kernels
@@ -387,18 +389,19 @@ cdef void _backprop_delta(
 
 cdef void _linear_update(
     Worker* worker, const Batch* batch, const real* a_prev, const real* delta, int rule, const Step* step,
-    const Layer* layer, const real* W, Ahead* ahead
+    const Layer* layer, const real* W, Csr* csr, Ahead* ahead
 ) noexcept nogil:
-    """Apply ``rule`` to a layer, or keep its gradient with NONE. W is penalised: unless l2 is 0 the sums of W^2 are left in
-    ``worker.squares``."""
+    """Apply ``rule`` to a layer, or keep its gradient with NONE; its inputs are ``a_prev``, or samples of ``csr`` unless it
+    is NULL. W is penalised: unless l2 is 0 the sums of W^2 are left in ``worker.squares``."""
     cdef const Tiles* cpu = tiles(delta)
     cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_strips = (layer.n_out + L - 1) // L, strip = 0, n_vectors, at
     cdef Py_ssize_t strip_size = L
     cdef Share share = _share(worker, n_in, GRAIN)
     cdef const real* strips = delta
+    cdef int form = ACROSS_STRIPS if batch.n_panels else FEW_ROWS
     cdef Update update
     if batch.n == 1 and rule == SGD and step.l2 == 0 and cpu.is_finite(layer.n_out, delta):
-        _descend_one(worker, share, a_prev, delta, step, layer)
+        _descend_one(worker, share, a_prev, delta, step, layer, csr)
         return
     update.batch, update.n_in, update.a_prev, update.rule, update.step = batch[0], n_in, a_prev, rule, step
     update.first, update.end, update.w_vector, update.ahead = share.first, share.end, n_in * L, ahead
@@ -410,6 +413,9 @@ cdef void _linear_update(
         _scatter_strips(worker, batch, layer.n_out, delta, <real*> worker.strips)
     else:
         update.n_in, update.d_next = _rounded(n_in, L), n_strips * L
+    if csr != NULL:
+        form, update.columns = ENTRIES, &csr.columns
+        _list_columns(batch, csr, delta, share)
     if batch.n_panels or step.l2 != 0:  # all strips are there, and the squares of the layer above have been added up
         _meet(worker)
     if step.l2 != 0:
@@ -418,8 +424,10 @@ cdef void _linear_update(
         n_vectors, at = _group(n_strips, strip), strip * n_in * L
         update.delta, update.W, update.param = strips + strip * strip_size, W + at, <real*> layer.W + at
         update.m, update.v = <real*> layer.m_W + at, <real*> layer.v_W + at
-        cpu.update(ACROSS_STRIPS if batch.n_panels else FEW_ROWS, n_vectors, &update)
+        cpu.update(form, n_vectors, &update)
         strip += n_vectors
+    if csr != NULL:
+        _forget_columns(csr)
     if layer.b != NULL:
         _update_bias(worker, batch, strips, strip_size, rule, step, layer)
     if rule == ADAM and <real> step.epsilon == 0:
@@ -462,10 +470,12 @@ def _train_steps(
     cdef Batch batch = _batch(batch_size, rest)
     cdef Share share
     cdef Worker worker
+    cdef Csr csr
     for state in range(4):
         packed[state] = rest
         rest += size if used[state] else 0
     worker = _worker_of(&plan[0], plan.shape[0], thread, &barrier[0], batch_size, &rest)
+    csr = _csr_of(&plan[0], plan.shape[0], &worker, &sources, &rest)
     with nogil:
         skip_zeros = (batch_size == 1 or order.shape[0] % batch_size == 1) and tiles(rest).is_finite(size, packed[0])
         for s in range(steps.shape[0]):
@@ -473,40 +483,44 @@ def _train_steps(
             n_rows = min(batch_size, order.shape[0] - start)
             if n_rows != batch.n:
                 batch = _batch(n_rows, rest)
+            csr.order = &order[start]
             start += n_rows
             share = _share(&worker, min(batch_size, order.shape[0] - start), 1)
             ahead.order, ahead.n_rows = &order[0] + start + share.first, share.end - share.first
             if not _train_step(
-                &worker, &natural[0], &plan[0], plan.shape[0], &batch, &steps[s], &sources, &order[start - n_rows],
-                &ahead, skip_zeros, packed, &work[0], &losses[0]
+                &worker, &natural[0], &plan[0], plan.shape[0], &batch, &steps[s], &csr, &ahead, skip_zeros, packed,
+                &work[0], &losses[0]
             ):
                 break
 
 
 cdef bint _train_step(
     Worker* worker, const Row* natural, const Row* plan, Py_ssize_t n_plan, const Batch* batch, const Step* step,
-    const Sources* sources, const int64_t* order, Ahead* ahead, bint skip_zeros, real** states, real* work,
-    double* losses
+    Csr* csr, Ahead* ahead, bint skip_zeros, real** states, real* work, double* losses
 ) noexcept nogil:
     """Do a step; return False, and do nothing, if its samples are not finite."""
     cdef double data_loss = 0, squares = 0
     cdef real* a_prev
     cdef real* a
     cdef real* delta
+    cdef Csr* sparse
     cdef const Row* row
     cdef Layer layer
     cdef Py_ssize_t r, a_first = NONE
     for r in range(n_plan):
         row = &plan[r]
-        a_prev, a, delta = work + row.a_prev, work + row.a, work + row.delta
+        a_prev, a, delta, sparse = work + row.a_prev, work + row.a, work + row.delta, csr if row.a_prev == csr.place else NULL
         if row.op <= GATHER_CLASSES:
-            if not _gather(worker, row, sources, order, batch, a) and row.finite == 1:
+            if not _gather(worker, row, csr, batch, a) and row.finite == 1:
                 ATOMIC_STORE(worker.barrier + STOPPED, 1)
             if row.op == GATHER_ROWS and row.source == FROM_X:
-                a_first, ahead.X, ahead.row_bytes = row.a, sources.X, row.n_out * sizeof(real)
+                a_first, ahead.X, ahead.row_bytes = row.a, csr.sources.X, row.n_out * sizeof(real)
         elif row.op == LINEAR_FORWARD:
             layer = _layer(row, states[0], states[0], states[0])
-            _linear_forward(worker, batch, a_prev, &layer, row.activation, skip_zeros, a)
+            if sparse != NULL:
+                _forward_csr(worker, batch, sparse, &layer, row.activation, a)
+            else:
+                _linear_forward(worker, batch, a_prev, &layer, row.activation, skip_zeros, a)
         elif row.op == OUTPUT_DELTA:
             _output_delta(
                 worker, batch, row.n_out, a, work + row.y, NULL if row.weight == NONE else work + row.weight,
@@ -517,11 +531,11 @@ cdef bint _train_step(
             _backprop_delta(worker, batch, delta, &layer, a_prev, row.activation, work + row.delta_prev)
         elif row.op == LINEAR_GRAD:
             layer = _layer(row, states[1], states[1], states[1])
-            _linear_update(worker, batch, a_prev, delta, NONE, step, &layer, states[0] + row.W, NULL)
+            _linear_update(worker, batch, a_prev, delta, NONE, step, &layer, states[0] + row.W, sparse, NULL)
         elif row.op == LINEAR_UPDATE:
             layer = _layer(row, states[0], states[2], states[3])
             _linear_update(
-                worker, batch, a_prev, delta, row.optimizer, step, &layer, states[0] + row.W,
+                worker, batch, a_prev, delta, row.optimizer, step, &layer, states[0] + row.W, sparse,
                 ahead if row.a_prev == a_first else NULL
             )
         elif row.op == OPTIMIZER_STEP:
@@ -570,26 +584,28 @@ def _predict(
     cdef real* packed = &scratch[0]
     cdef real* rest = packed + _place(&natural[0], &plan[0], plan.shape[0], packed)
     cdef Worker worker = _worker_of(&plan[0], plan.shape[0], thread, &barrier[0], batch_size, &rest)
+    cdef Csr csr = _csr_of(&plan[0], plan.shape[0], &worker, &sources, &rest)
     cdef Py_ssize_t start = 0, p, n_rows, n_out = out.shape[1]
     cdef Batch batch
     cdef Layer layer
     cdef const Row* row
+    cdef real* a
     with nogil:
         if thread == 0:
             _pack_state(&natural[0], &plan[0], plan.shape[0], <real*> &params[0], packed, False)
         while start < order.shape[0] and not ATOMIC_LOAD(worker.barrier + STOPPED):
             n_rows = min(batch_size, order.shape[0] - start)
-            batch = _batch(n_rows, packed)
+            batch, csr.order = _batch(n_rows, packed), &order[start]
             for p in range(plan.shape[0]):
                 row = &plan[p]
                 if row.op == LINEAR_FORWARD:
-                    layer = _layer(row, packed, packed, packed)
-                    _linear_forward(
-                        &worker, &batch, <const real*> &work[row.a_prev], &layer, row.activation, False,
-                        rest if row.a == NONE else &work[row.a]
-                    )
+                    layer, a = _layer(row, packed, packed, packed), rest if row.a == NONE else &work[row.a]
+                    if row.a_prev == csr.place:
+                        _forward_csr(&worker, &batch, &csr, &layer, row.activation, a)
+                    else:
+                        _linear_forward(&worker, &batch, &work[row.a_prev], &layer, row.activation, False, a)
                 else:
-                    _gather(&worker, row, &sources, &order[start], &batch, &work[row.a])
+                    _gather(&worker, row, &csr, &batch, &work[row.a])
                 _meet(&worker)
             _unpack_batch(&worker, &batch, n_out, rest, &out[start, 0])
             start += n_rows

@@ -89,15 +89,20 @@ cdef inline real* _at(const Batch* batch, Py_ssize_t n, real* packed, Py_ssize_t
 
 
 cdef bint _gather(
-    Worker* worker, const Row* row, const Sources* sources, const int64_t* order, const Batch* batch, real* out
+    Worker* worker, const Row* row, const Csr* csr, const Batch* batch, real* out
 ) noexcept nogil:
-    """Pack a batch of samples, targets or weights; return whether what this thread packed is finite, if it is dense."""
+    """Pack a batch of samples, targets or weights, but for CSR samples that are read where they lie. Return whether what
+    this thread packed is finite, if it is dense."""
+    cdef const Sources* sources = csr.sources
+    cdef const int64_t* order = csr.order
     cdef Py_ssize_t L = tiles(out).lanes, n = row.n_out, r, e, unit
     cdef const void* source
     cdef Share share
     if row.op == GATHER_ROWS:
         source = sources.X if row.source == FROM_X else (sources.y if row.source == FROM_Y else sources.sample_weight)
         return _pack_batch(worker, batch, n, <const real*> source, order, out)
+    if row.op == GATHER_CSR_ROWS and row.a == csr.place:
+        return True
     share, unit = _share(worker, batch.n, 1), _rounded(n, L)
     if batch.n_panels:  # from the first sample of a panel to the first one of another
         share, unit = _share(worker, batch.n_panels, 1), n * TILE_VECTORS * L
@@ -254,7 +259,7 @@ def _update_by_hand(
             layer.m_W, layer.m_b = _take_weights(&rest, &layer, &m_W[0, 0]), _take_bias(&rest, &layer, &m_b[0], n_bias)
         if second:
             layer.v_W, layer.v_b = _take_weights(&rest, &layer, &v_W[0, 0]), _take_bias(&rest, &layer, &v_b[0], n_bias)
-        _linear_update(&worker, &batch, below, error, rule, &step[0], &layer, weights, NULL)
+        _linear_update(&worker, &batch, below, error, rule, &step[0], &layer, weights, NULL, NULL)
         _pack_weights(&layer, &param_W[0, 0], <real*> layer.W, True)
         if moment:
             _pack_weights(&layer, &m_W[0, 0], <real*> layer.m_W, True)

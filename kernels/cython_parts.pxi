@@ -107,19 +107,23 @@ cdef void _backprop_one(
 
 
 cdef void _descend_one(
-    Worker* worker, Share share, const real* a_prev, const real* delta, const Step* step, const Layer* layer
+    Worker* worker, Share share, const real* a_prev, const real* delta, const Step* step, const Layer* layer, Csr* csr
 ) noexcept nogil:
     """Gradient descent on one sample: only the rows of W whose input is not 0 change."""
     cdef const Tiles* cpu = tiles(delta)
-    cdef Py_ssize_t L = cpu.lanes, n = _rounded(layer.n_out, L)
-    cdef int32_t* inputs = <int32_t*> worker.own
-    cdef Py_ssize_t n_inputs = cpu.list_nonzero(share.end - share.first, a_prev + share.first, inputs)
+    cdef Py_ssize_t L = cpu.lanes, n = _rounded(layer.n_out, L), n_inputs
+    cdef int32_t* inputs = <int32_t*> worker.own if csr == NULL else csr.inputs
+    cdef const real* x = a_prev + share.first if csr == NULL else <const real*> csr.x
     cdef double scale = -step.rate * step.grad_scale
     cdef int32_t first = 0
     cdef real one = 1
-    cpu.add_outer(
-        n_inputs, inputs, scale, a_prev + share.first, delta, <real*> layer.W + share.first * L, layer.n_in, n
-    )
+    if csr == NULL:
+        n_inputs = cpu.list_nonzero(share.end - share.first, x, inputs)
+    else:
+        n_inputs = _open_sample(csr, <real*> csr.x, csr.order[0], share)
+    cpu.add_outer(n_inputs, inputs, scale, x, delta, <real*> layer.W + share.first * L, layer.n_in, n)
+    if csr != NULL:
+        _close_sample(csr, <real*> csr.x, n_inputs)
     if layer.b != NULL and worker.thread == 0:
         cpu.add_outer(1, &first, scale, &one, delta, layer.b, 1, n)
 

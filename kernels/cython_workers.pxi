@@ -15,6 +15,7 @@ cdef extern from "barrier.h":
 
 cdef struct Worker:
     Py_ssize_t thread, n_threads
+    Py_ssize_t n_out  # of the widest layer
     int32_t* barrier
     Patience patience
     void* own  # this thread's: one sample's sums and list of inputs
@@ -42,7 +43,7 @@ cdef Worker _worker(
     cdef real* strips = _take(rest, _rounded(n_out, L) * _rounded(n_rows, L))
     cdef real* losses = _take(rest, 2 * _rounded(n_rows, L))
     cdef real* squares = _take(rest, 2 * _rounded(n_in, L))
-    return Worker(thread, n_threads, barrier, Patience(0, 0, 0), own, strips, <double*> losses, <double*> squares)
+    return Worker(thread, n_threads, n_out, barrier, Patience(0, 0, 0), own, strips, <double*> losses, <double*> squares)
 
 
 cdef Worker _worker_of(

@@ -14,6 +14,7 @@ from numba import int32
 
 from . import contract
 from .contract import NONE, Activation, Op, Optimizer, Source
+from .numba_csr import csr_of, csr_size, forward_csr, update_csr
 from .numba_jit import as_writable, inlined, jit, kernel, tiles_of
 from .numba_packing import (
     Layer,
@@ -99,14 +100,15 @@ def scratch_size(n_in, n_out, n_rows):
     return workspace_size(n_in, n_out, n_rows, 1) + batch + 3 * (n_in + 1) * n_out
 
 
-def run_scratch_size(plan, n_rows, n_threads):
+def run_scratch_size(plan, n_rows, n_threads, n_entries):
     """Return how many elements of ``scratch`` a walk of ``plan`` needs: parameters packed, and its largest layer."""
     layers = [row for row in plan if row["op"] == Op.LINEAR_FORWARD]
     sizes = [(_whole(int(row["n_in"])), _whole(int(row["n_out"]))) for row in layers]
     n_in, n_out = (max(size, default=0) for size in ([n for n, _ in sizes], [n for _, n in sizes]))
     packed = sum((n_in + 1) * n_out for n_in, n_out in sizes)
     outputs = contract.room(n_rows, n_out)  # of a prediction
-    return workspace_size(n_in, n_out, _whole(n_rows), n_threads) + outputs + sum(_used(plan)) * packed
+    csr = csr_size(plan, n_out, n_threads, n_entries)
+    return workspace_size(n_in, n_out, _whole(n_rows), n_threads) + outputs + sum(_used(plan)) * packed + csr
 
 
 def rows_scratch_size(layers):
@@ -345,6 +347,7 @@ def _train_steps(
     size = place(natural, plan, packed)
     states = _states(packed, size, used)
     worker, rest = worker_of(plan, thread, pointer(barrier), batch_size, at(packed, sum(used) * size))
+    csr, rest = csr_of(plan, worker, rest)
     skip_zeros = False
     if batch_size == 1 or order.size % batch_size == 1:
         skip_zeros = is_finite(table, size, packed) != 0
@@ -353,20 +356,22 @@ def _train_steps(
         following = share(worker, min(batch_size, order.size - end), 1)
         store(worker.ahead, Ahead.ORDER, address_of(at(pointer(order), end + following.first)))
         batch, n_ahead = make_batch(end - start, rest), following.end - following.first
-        data = sources_of(buffers), at(pointer(order), start), n_ahead, skip_zeros, states, pointer(buffers.work)
+        data = sources_of(buffers), at(pointer(order), start), csr, n_ahead, skip_zeros, states, pointer(buffers.work)
         if not _train_step(table, worker, natural, plan, batch, steps[s], *data, losses):
             break
 
 
 @inlined
-def _train_step(tiles, worker, natural, plan, batch, step, sources, order, n_ahead, skip_zeros, states, work, losses):
+def _train_step(
+    tiles, worker, natural, plan, batch, step, sources, order, csr, n_ahead, skip_zeros, states, work, losses
+):
     """Do a step; return False, and do nothing, if its samples are not finite."""
     data_loss, squares, a_first = 0.0, 0.0, NONE
     for r in range(plan.size):
         row = plan[r]
         a_prev, a, delta = at(work, row.a_prev), at(work, row.a), at(work, row.delta)
         if row.op <= Op.GATHER_CLASSES:
-            if not gather(tiles, worker, row, sources, order, batch, a) and row.finite == 1:
+            if not gather(tiles, worker, row, sources, order, batch, a, csr.place) and row.finite == 1:
                 atomic_store(at(worker.barrier, STOPPED), 1)
             if row.op == Op.GATHER_ROWS and row.source == Source.X:
                 a_first = row.a
@@ -374,7 +379,10 @@ def _train_step(tiles, worker, natural, plan, batch, step, sources, order, n_ahe
                 store(worker.ahead, Ahead.ROW_BYTES, row.n_out * (VECTOR_BYTES // lanes(a)))
         elif row.op == Op.LINEAR_FORWARD:
             layer = layer_of(row, states.params, states.params, states.params)
-            _linear_forward(tiles, worker, batch, a_prev, layer, row.activation, skip_zeros, a)
+            if row.a_prev == csr.place:
+                forward_csr(tiles, worker, batch, csr, sources, order, layer, row.activation, a)
+            else:
+                _linear_forward(tiles, worker, batch, a_prev, layer, row.activation, skip_zeros, a)
         elif row.op == Op.OUTPUT_DELTA:
             weight = null(work) if row.weight == NONE else at(work, row.weight)
             targets = at(work, row.y), weight, row.activation, row.loss
@@ -390,7 +398,10 @@ def _train_step(tiles, worker, natural, plan, batch, step, sources, order, n_ahe
                 layer, rule = layer_of(row, states.params, states.m, states.v), row.optimizer
                 n_fetched = n_ahead if row.a_prev == a_first else 0
             weights = layer, at(states.params, row.W)
-            _linear_update(tiles, worker, batch, a_prev, delta, rule, step, *weights, n_fetched)
+            if row.a_prev == csr.place:
+                update_csr(tiles, worker, batch, csr, sources, order, delta, rule, step, *weights)
+            else:
+                _linear_update(tiles, worker, batch, a_prev, delta, rule, step, *weights, n_fetched)
         if row.barrier:
             meet(worker)
         if row.op <= Op.GATHER_CLASSES and atomic_load(at(worker.barrier, STOPPED)):  # later others may be a step ahead
@@ -422,6 +433,7 @@ def _predict(
     table, packed, n_out = pointer(tiles), pointer(buffers.scratch), out.shape[1]
     size = place(natural, plan, packed)
     worker, rest = worker_of(plan, thread, pointer(barrier), batch_size, at(packed, size))
+    csr, rest = csr_of(plan, worker, rest)
     if thread == 0:
         pack_state(table, natural, plan, pointer(buffers.params), packed, False)
     for start in range(0, order.size, batch_size):
@@ -433,9 +445,12 @@ def _predict(
             a = rest if row.a == NONE else at(pointer(buffers.work), row.a)
             if row.op == Op.LINEAR_FORWARD:
                 layer, a_prev = layer_of(row, packed, packed, packed), at(pointer(buffers.work), row.a_prev)
-                _linear_forward(table, worker, batch, a_prev, layer, row.activation, False, a)
+                if row.a_prev == csr.place:
+                    forward_csr(table, worker, batch, csr, sources, samples, layer, row.activation, a)
+                else:
+                    _linear_forward(table, worker, batch, a_prev, layer, row.activation, False, a)
             else:
-                gather(table, worker, row, sources, samples, batch, a)
+                gather(table, worker, row, sources, samples, batch, a, csr.place)
             meet(worker)
         unpack_batch(table, worker, batch, n_out, rest, at(pointer(out), start * n_out))
 

@@ -176,15 +176,20 @@ def element(batch, n, packed, r, j):
     return at(packed, (p * n + j) * TILE_VECTORS * L + r - panel_start(batch, p, L))
 
 
-@kernel("iWROqBp")
-def gather(tiles, worker, row, sources, order, batch, out):
-    """Pack a batch of samples, targets or weights; return whether what this thread packed is finite, if it is dense."""
+@kernel("iWROqBpi")
+def gather(tiles, worker, row, sources, order, batch, out, csr_place):
+    """Pack a batch of samples, targets or weights, but for CSR samples that are read where they lie.
+
+    Return whether what this thread packed is finite, if it is dense.
+    """
     L, n = lanes(out), row.n_out
     if row.op == Op.GATHER_ROWS:
         source = sources.X
         if row.source != Source.X:
             source = sources.y if row.source == Source.Y else sources.sample_weight
         return pack_batch(tiles, worker, batch, n, source, order, out)
+    if row.op == Op.GATHER_CSR_ROWS and row.a == csr_place:
+        return True
     unit, n_units = (n * TILE_VECTORS * L, batch.n_panels) if batch.n_panels else (rounded(n, L), batch.n)
     first, end = share(worker, n_units, 1)
     clear(at(out, first * unit), (end - first) * unit)

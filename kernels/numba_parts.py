@@ -150,15 +150,21 @@ def backprop_one(tiles, worker, first, end, delta, layer, a_prev, activation, de
 @inlined
 def descend_one(tiles, worker, first, end, a_prev, delta, step, layer):
     """Gradient descent on one sample: only the rows of W whose input is not 0 change."""
-    L, scale, inputs = lanes(delta), -step.rate * step.grad_scale, as_pointer_to(worker.own, int32)
-    n = rounded(layer.n_out, L)
+    inputs = as_pointer_to(worker.own, int32)
     n_inputs = list_nonzero(tiles, end - first, at(a_prev, first), inputs)
-    add_outer(tiles, n_inputs, inputs, scale, at(a_prev, first), delta, at(layer.W, first * L), layer.n_in, n)
+    descend(tiles, worker, first, n_inputs, inputs, at(a_prev, first), delta, step, layer)
+
+
+@inlined
+def descend(tiles, worker, first, n_inputs, inputs, x, delta, step, layer):
+    """Gradient descent on the rows of W that are listed; ``inputs`` and x are counted from ``first``."""
+    L, n, scale = lanes(delta), rounded(layer.n_out, lanes(delta)), -step.rate * step.grad_scale
+    add_outer(tiles, n_inputs, inputs, scale, x, delta, at(layer.W, first * L), layer.n_in, n)
     if not is_null(layer.b) and worker.thread == 0:
-        one = at(worker.own, L)
-        store(inputs, 0, 0)
+        number, one = as_pointer_to(worker.own, int32), at(worker.own, L)
+        store(number, 0, 0)
         store(one, 0, 1)
-        add_outer(tiles, 1, inputs, scale, one, delta, layer.b, 1, n)
+        add_outer(tiles, 1, number, scale, one, delta, layer.b, 1, n)
 
 
 @inlined

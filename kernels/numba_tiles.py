@@ -87,7 +87,7 @@ def product(
         bias, activation = null(bias), Activation.IDENTITY.value
     row = first
     while row < end:
-        n_rows = _tile_rows(end - row)
+        n_rows = tile_rows(end - row)
         _product_tile(
             form, n_rows, n_vectors, row, n_terms, A, a_next, B, b_next, C, c_next, bias, activation, below, begins
         )
@@ -97,7 +97,7 @@ def product(
 
 
 @inlined
-def _tile_rows(remaining):
+def tile_rows(remaining):
     """Return the most rows that a tile of the menu has and that remain."""
     return 8 if remaining >= 8 and MAX_ROWS == 8 else (4 if remaining >= 4 else (2 if remaining >= 2 else 1))
 
@@ -241,7 +241,7 @@ def update(
     row, row_before, rows_before, taken = first, first, 0, 0
     state = W, param, m, v, w_vector, squares
     while row < end:
-        n_rows = _tile_rows(end - row)
+        n_rows = tile_rows(end - row)
         _fetch_ahead(ahead)
         for s in range(n_panels, n_states):
             _prefetch_block(
@@ -253,20 +253,18 @@ def update(
             is_direct, 0, end_before, row_before, rows_before, before, own, W, param, m, v, w_vector, sums,
         )  # fmt: skip
         if is_adam:
-            _finish_tile(rule, taken, n_vectors, row_before, rows_before, before, own, l2, *state)
+            finish_tile(rule, taken, n_vectors, row_before, rows_before, before, own, l2, *state)
             sums, before, taken = before, sums, 0
         elif is_direct == 0:
-            _finish_tile(rule, taken, n_vectors, row, n_rows, sums, own, l2, *state)
+            finish_tile(rule, taken, n_vectors, row, n_rows, sums, own, l2, *state)
         row_before, rows_before = row, n_rows
         row += n_rows
     if is_adam:
-        _finish_tile(
-            rule, taken, n_vectors, row_before, rows_before, before, own, l2, W, param, m, v, w_vector, squares
-        )
+        finish_tile(rule, taken, n_vectors, row_before, rows_before, before, own, l2, W, param, m, v, w_vector, squares)
 
 
 @inlined
-def _finish_tile(rule, taken, n_vectors, row, n_rows, sums, rates, l2, W, param, m, v, w_vector, squares):
+def finish_tile(rule, taken, n_vectors, row, n_rows, sums, rates, l2, W, param, m, v, w_vector, squares):
     """The optimiser on the vectors of a tile that it has not taken yet."""
     vector = lanes(sums)
     penalty = load_nth(rates, SQUARES)

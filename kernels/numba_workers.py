@@ -24,12 +24,13 @@ from .numba_vectors import VECTOR_BYTES, as_pointer_to, at, lanes, load, null, s
 from .threads import ARRIVED, GENERATION, N_ASLEEP, N_SPINS, N_THREADS, STOPPED
 
 
-@struct("W", "iiwwppqpDD")
+@struct("W", "iiiwwppqpDD")
 class Worker(NamedTuple):
-    """A thread of a run; all but the first two are pointers."""
+    """A thread of a run; all but the first three are pointers."""
 
     thread: int
     n_threads: int
+    n_out: int  # of the widest layer
     barrier: Any
     patience: Any  # numbers named by `Patience`
     own: Any  # this thread's: one sample's sums and list of inputs
@@ -107,7 +108,7 @@ def make_worker(thread, n_threads, barrier, n_in, n_out, n_rows, rest):
     for place in range(3):
         store(patience, place, 0)
     losses, squares = as_pointer_to(losses, float64), as_pointer_to(squares, float64)
-    return Worker(thread, n_threads, barrier, patience, own, tile, ahead, strips, losses, squares), rest
+    return Worker(thread, n_threads, n_out, barrier, patience, own, tile, ahead, strips, losses, squares), rest
 
 
 @inlined

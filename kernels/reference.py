@@ -32,7 +32,7 @@ def rows_scratch_size(layers: Array) -> int:
     return 0
 
 
-def run_scratch_size(plan: Array, n_rows: int, n_threads: int) -> int:
+def run_scratch_size(plan: Array, n_rows: int, n_threads: int, n_entries: int) -> int:
     """Return how many elements of ``scratch`` a walk of ``plan`` needs for batches of ``n_rows`` samples: none here."""
     return 0
 

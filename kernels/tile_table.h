@@ -34,8 +34,9 @@ typedef struct {
 } Batch;
 
 /* Which operand A of a product is broadcast, row by row: weights in strips, whose rows are a strip's lanes (forward) or run
- * across strips (backward); or a batch in rows, and then the strips are B. */
-enum { ALONG_STRIPS, ACROSS_STRIPS, FEW_ROWS };
+ * across strips (backward); or a batch in rows, and then the strips are B. An update has one form more: what a CSR batch
+ * holds, input by input. */
+enum { ALONG_STRIPS, ACROSS_STRIPS, FEW_ROWS, ENTRIES };
 
 /* Rows of a forward or backward product: C[r, :] = sum_k A[r, k] B[k, :], and what is done to a tile of them while it
  * stands in registers. The sum ascends over k in one accumulator. */
@@ -62,13 +63,22 @@ typedef struct {
     ptrdiff_t row, byte, bytes; /* where to go on, and how many bytes with each tile: whole cache lines */
 } Ahead;
 
+/* What a CSR batch holds, input by input. */
+typedef struct {
+    int64_t *start, *count; /* which entries are an input's: they ascend over the samples */
+    int32_t *inputs;        /* those that have any */
+    ptrdiff_t n_inputs;
+    void *entries; /* pairs of a value and, as an integer of the same size, the number of its sample */
+} Columns;
+
 /* Rows of the update of a layer: the gradient of the inputs from `first` to `end` and some strips, and the optimiser. */
 typedef struct {
     Batch batch;
     ptrdiff_t n_in, first, end;
-    const void *a_prev; /* panels; FEW_ROWS: rows, n_in elements apart */
-    const void *delta;  /* strips; FEW_ROWS: rows */
-    ptrdiff_t d_next;   /* from strip to strip; FEW_ROWS: from row to row */
+    const void *a_prev;     /* panels; FEW_ROWS: rows, n_in elements apart */
+    const Columns *columns; /* ENTRIES: in place of a_prev */
+    const void *delta;      /* strips of a batch in panels, rows of another */
+    ptrdiff_t d_next;       /* from strip to strip, or from row to row */
     int rule;
     const Step *step;
     const void *W;

@@ -7,7 +7,7 @@ cdef extern from "tile_table.h":
         SQUARED_ERROR, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, POISSON
         NONE, SGD, MOMENTUM, NESTEROV, ADAM
         TILE_VECTORS, GRAIN, CACHE_LINE
-        ALONG_STRIPS, ACROSS_STRIPS, FEW_ROWS
+        ALONG_STRIPS, ACROSS_STRIPS, FEW_ROWS, ENTRIES
 
     ctypedef struct Step:
         double grad_scale, loss_scale, l2, keep, rate, momentum, beta_1, beta_2, epsilon, decay
@@ -33,10 +33,18 @@ cdef extern from "tile_table.h":
         const int64_t* order
         Py_ssize_t n_rows, row_bytes, row, byte, bytes
 
+    ctypedef struct Columns:
+        int64_t* start
+        int64_t* count
+        int32_t* inputs
+        Py_ssize_t n_inputs
+        void* entries
+
     ctypedef struct Update:
         Batch batch
         Py_ssize_t n_in, first, end
         const void* a_prev
+        const Columns* columns
         const void* delta
         Py_ssize_t d_next
         int rule

@@ -12,6 +12,9 @@
 #define fetch_ahead JOIN(fetch_ahead, REAL)
 #define update_tile JOIN(update_tile, REAL)
 #define update_of JOIN(update_of, REAL)
+#define Entry JOIN(Entry, REAL)
+#define sum_entries JOIN(sum_entries, REAL)
+#define update_entries_of JOIN(update_entries_of, REAL)
 #define update JOIN(update, REAL)
 
 /* A Step as vectors. They stay in memory, where an operation reads them for nothing: the registers are for sums. */
@@ -194,11 +197,66 @@ static INLINE void update_of(const int rule, const int form, const int n_vectors
     finish_tile(rule, &step, &rates, &fixed, &last);
 }
 
+typedef struct {
+    REAL value;
+    integer sample;
+} Entry;
+
+/* The gradient of an input: the sum over its entries ascends over the samples, as it does where zeros are added, too. */
+static INLINE void sum_entries(const int n_vectors, const Update *u, ptrdiff_t row, vec sums[TILE_VECTORS]) {
+    const ptrdiff_t d_k = u->batch.n_panels ? LANES : u->d_next, d_vector = u->batch.n_panels ? u->d_next : LANES;
+    const Entry *entry = (const Entry *)u->columns->entries + u->columns->start[row];
+    const Entry *stop = entry + u->columns->count[row];
+    UNROLL for (int v = 0; v < n_vectors; v++)
+        sums[v] = splat(0);
+    for (; entry < stop; entry++) {
+        const vec x = splat(entry->value);
+        UNROLL for (int v = 0; v < n_vectors; v++)
+            sums[v] += x * load((const REAL *)u->delta + entry->sample * d_k + v * d_vector);
+    }
+}
+
+/* Plain descent changes the weights of those inputs that have entries, any other rule all of them. */
+static INLINE void update_entries_of(const int rule, const int n_vectors, const Update *u) {
+    const Update fixed = *u; /* the stores cannot change it */
+    const Step step = *u->step;
+    vec sums[TILE_VECTORS];
+    Rates rates;
+    rates_of(&step, step.grad_scale, &rates);
+    if (rule == SGD && step.l2 == 0) {
+        for (ptrdiff_t t = 0; t < fixed.columns->n_inputs; t++) {
+            const ptrdiff_t row = fixed.columns->inputs[t];
+            sum_entries(n_vectors, &fixed, row, sums);
+            UNROLL for (int v = 0; v < n_vectors; v++) {
+                REAL *w = (REAL *)fixed.param + v * fixed.w_vector + row * LANES;
+                store(w, load(w) - rates.rate * (rates.scale * sums[v]));
+            }
+        }
+        return;
+    }
+    Waiting tile;
+    tile.row = fixed.first, tile.n_vectors = n_vectors, tile.squares = splat(0);
+    while (tile.row < fixed.end) {
+        const ptrdiff_t rest = fixed.end - tile.row;
+        tile.taken = 0, tile.n_rows = MAX_ROWS;
+        while (tile.n_rows > rest)
+            tile.n_rows /= 2;
+        for (ptrdiff_t r = 0; r < tile.n_rows; r++) {
+            sum_entries(n_vectors, &fixed, tile.row + r, sums);
+            UNROLL for (int v = 0; v < n_vectors; v++)
+                tile.sums[v * MAX_ROWS + r] = sums[v];
+        }
+        finish_tile(rule, &step, &rates, &fixed, &tile);
+        tile.row += tile.n_rows;
+    }
+}
+
 #define UPDATE(rule)                                                                                                   \
     case rule:                                                                                                         \
         switch (form * (TILE_VECTORS + 1) + n_vectors) {                                                               \
             EACH_TILE_WIDTH(UPDATE_STRIPS, rule)                                                                       \
             EACH_TILE_WIDTH(UPDATE_ROWS, rule)                                                                         \
+            EACH_TILE_WIDTH(UPDATE_ENTRIES, rule)                                                                      \
         }                                                                                                              \
         break;
 
@@ -210,6 +268,11 @@ static INLINE void update_of(const int rule, const int form, const int n_vectors
 #define UPDATE_ROWS(rule, vectors)                                                                                     \
     case FEW_ROWS * (TILE_VECTORS + 1) + vectors:                                                                      \
         update_of(rule, FEW_ROWS, vectors, u);                                                                         \
+        break;
+
+#define UPDATE_ENTRIES(rule, vectors)                                                                                  \
+    case ENTRIES * (TILE_VECTORS + 1) + vectors:                                                                       \
+        update_entries_of(rule, vectors, u);                                                                           \
         break;
 
 static void update(int form, ptrdiff_t n_vectors, const Update *u) {

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from fastbp.kernels import Activation, Backend, Loss, Optimizer, step_table
+from fastbp.kernels import Activation, Backend, Buffers, Loss, Optimizer, step_table
 from numpy.typing import NDArray
 
 from fastbp import kernels
-from fastbp.plan import Data, Layout, no_data, prediction_plan, run_buffers, training_plan
+from fastbp.plan import Data, Layout, Plan, no_data, prediction_plan, run_buffers, training_plan
 
 Array = NDArray[Any]
 
@@ -148,6 +148,16 @@ class Draws:
         lengths[0] = 0
         indptr = np.r_[0, np.cumsum(lengths)].astype(np.int64)
         return self.normal(indptr[-1]), self.rng.randint(width, size=indptr[-1]).astype(np.int32), indptr
+
+    def canonical_csr(self, n: int, width: int) -> tuple[Array, NDArray[np.int32], NDArray[np.int64]]:
+        """Return CSR rows, some of them empty, one full, some entries 0: the indices ascend."""
+        lengths = self.rng.randint(0, width + 1, size=n)
+        lengths[0], lengths[-1] = 0, width
+        indptr = np.r_[0, np.cumsum(lengths)].astype(np.int64)
+        indices = [np.sort(self.rng.permutation(width)[:length]) for length in lengths]
+        data = self.normal(indptr[-1])
+        data[4::5] = 0
+        return data, np.concatenate(indices, dtype=np.int32), indptr
 
 
 def check_operation(backend: Backend, name: str, dtype: Any, options: Options = Options()) -> float:
@@ -319,9 +329,16 @@ def _train_steps(draw: Draws, options: Options, backend: Backend) -> dict[str, A
         "steps": options.steps(n_steps),
         "order": draw.order(length, n),
         "batch_size": options.batch,
-        "buffers": run_buffers(plan, backend, data, state, 1),
+        "buffers": _with_room_for_entries(run_buffers(plan, backend, data, state, 1), plan, backend, options),
         "losses": np.zeros(3),
     }
+
+
+def _with_room_for_entries(buffers: Buffers, plan: Plan, backend: Backend, options: Options) -> Buffers:
+    """Return buffers for batches in which a sample may come more than once."""
+    n_entries = options.batch * options.inputs if options.sparse else 0
+    size = backend.scratch_size(plan.rows, options.batch, 1, n_entries)
+    return buffers._replace(scratch=np.empty(size, buffers.params.dtype))
 
 
 def _predict(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
@@ -333,7 +350,7 @@ def _predict(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
         "plan": plan.rows,
         "order": draw.order(length, n),
         "batch_size": options.batch,
-        "buffers": buffers,
+        "buffers": _with_room_for_entries(buffers, plan, backend, options),
         "out": draw.normal(length, options.outputs),
     }
 
@@ -364,7 +381,10 @@ def _samples(draw: Draws, options: Options, n: int) -> dict[str, Array]:
     """Return a run's data buffers with n samples, dense or CSR."""
     data = no_data(draw.working, options.inputs, options.outputs)
     if options.sparse:
-        return {**data, **dict(zip(("X_data", "X_indices", "X_indptr"), draw.csr(n, options.inputs), strict=True))}
+        return {
+            **data,
+            **dict(zip(("X_data", "X_indices", "X_indptr"), draw.canonical_csr(n, options.inputs), strict=True)),
+        }
     return {**data, "X": draw.normal(n, options.inputs)}
 
 

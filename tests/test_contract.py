@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 from fastbp.kernels import Activation, Loss, Optimizer
 
 import fastbp
 from fastbp import kernels
+from fastbp.data import as_features
 from fastbp.plan import Data, Layout, no_data, prediction_plan, run_buffers, training_plan
 
 KERNELS = Path(kernels.__file__).parent
@@ -48,7 +50,7 @@ def test_backend_has_scratch_size(backend: kernels.Backend) -> None:
     assert parameters(backend.module.scratch_size) == ["n_in", "n_out", "n_rows"]
     assert backend.module.scratch_size(3, 4, 5) >= 0
     assert parameters(backend.module.rows_scratch_size) == ["layers"]
-    assert parameters(backend.module.run_scratch_size) == ["plan", "n_rows", "n_threads"]
+    assert parameters(backend.module.run_scratch_size) == ["plan", "n_rows", "n_threads", "n_entries"]
 
 
 def _row(op: kernels.Op, **values: int) -> np.ndarray:
@@ -239,6 +241,41 @@ def test_row_numbers_out_of_range_are_refused(backend: kernels.Backend, order: l
         backend.gather_csr_rows(np.ones(1), np.zeros(1, np.int32), indptr, np.array([0]), np.empty((1, 2)))
 
 
+@pytest.mark.parametrize("indices", [[0, 2, 2, 1], [2, 1, 0, 1]])
+def test_csr_samples_of_a_run_must_ascend(backend: kernels.Backend, indices: list[int]) -> None:
+    plan, buffers = _training(backend, 2, sparse=True)
+    data = {"X_data": np.ones(4, "float32"), "X_indices": np.array(indices, np.int32), "X_indptr": np.array([0, 3, 4])}
+    arguments = plan, kernels.step_table(1), np.arange(2), 2, buffers._replace(**data), np.zeros(3)
+    with pytest.raises(ValueError, match=r"does not ascend within each sample.*sum_duplicates"):
+        backend.train_steps(*arguments)
+
+
+def test_csr_samples_that_come_again_in_a_batch_need_room(backend: kernels.Backend) -> None:
+    if backend.name == "numpy":
+        pytest.skip("the reference needs no scratch")
+    plan, buffers = _training(backend, 31, sparse=True)
+    fullest = int(np.argmax(np.diff(buffers.X_indptr)))
+    arguments = plan, kernels.step_table(1), np.full(31, fullest), 31, buffers, np.zeros(3)
+    with pytest.raises(ValueError, match=r"scratch has \d+ elements; this plan needs \d+"):
+        backend.train_steps(*arguments)
+
+
+def test_csr_samples_may_be_read_by_any_row(backend: kernels.Backend) -> None:
+    """A network that learns to give back its inputs: the targets are the samples as they were gathered."""
+    results = []
+    for each in (backend, kernels.backend("numpy")):
+        plan, buffers = _training(each, 31, sparse=True, sizes=(37, 16, 37))
+        gathers = plan["op"] == kernels.Op.GATHER_CSR_ROWS
+        plan = plan[plan["op"] != kernels.Op.GATHER_CLASSES]
+        plan["barrier"][:1] = 1
+        plan["y"][plan["op"] == kernels.Op.OUTPUT_DELTA] = plan["a"][0]
+        assert gathers[0]
+        steps = kernels.step_table(1, rate=0.01, beta_1=0.9, beta_2=0.9, epsilon=1e-8)
+        each.train_steps(plan, steps, np.arange(31), 31, buffers, np.zeros(3))
+        results.append(buffers.params)
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
+
+
 def test_losses_that_do_not_fit_the_output_are_refused(backend: kernels.Backend) -> None:
     a = np.full((2, 2), 0.5)
     with pytest.raises(ValueError, match="needs the output activation 'softmax', got 'logistic'"):
@@ -356,17 +393,23 @@ def test_a_bias_without_moments_is_refused(backend: kernels.Backend) -> None:
             backend.linear_update(a_prev, delta, "adam", kernels.step_table(1), W, b, *state)
 
 
-def _training(backend: kernels.Backend, n: int = 31) -> tuple[Any, kernels.Buffers]:
-    layout, activations = Layout((37, 32, 11)), (kernels.Activation.RELU, kernels.Activation.SOFTMAX)
-    plan = training_plan(layout, activations, kernels.Loss.CROSS_ENTROPY, kernels.Optimizer.ADAM, n, Data(classes=True))
-    data = {**no_data("float32", 37, 11), "X": np.ones((n, 37), "float32"), "classes": np.zeros(n, np.int64)}
+def _training(
+    backend: kernels.Backend, n: int = 31, sparse: bool = False, sizes: tuple[int, ...] = (37, 32, 11)
+) -> tuple[Any, kernels.Buffers]:
+    layout, activations = Layout(sizes), (kernels.Activation.RELU, kernels.Activation.SOFTMAX)
+    form, X = Data(sparse, classes=True), np.ones((n, 37), "float32")
+    plan = training_plan(layout, activations, kernels.Loss.CROSS_ENTROPY, kernels.Optimizer.ADAM, n, form)
+    data = {**no_data("float32", 37, 11), "X": X, "classes": np.zeros(n, np.int64)}
+    if sparse:
+        data |= as_features(scipy.sparse.csr_array(X * (np.random.default_rng(0).random(X.shape) < 0.3)), "float32")
     state = {name: np.ones(layout.size, "float32") for name in ("params", "m", "v", "grads")}
     return plan.rows.copy(), run_buffers(plan, backend, data, state, 1)
 
 
-def test_a_plan_may_have_its_rows_in_another_order(backend: kernels.Backend) -> None:
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_plan_may_have_its_rows_in_another_order(backend: kernels.Backend, sparse: bool) -> None:
     """It computes something else then, but only within its buffers."""
-    plan, buffers = _training(backend)
+    plan, buffers = _training(backend, sparse=sparse)
     border = 4096
     guarded = {}
     for name in ("work", "scratch"):

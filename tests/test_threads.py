@@ -14,6 +14,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
+import scipy.sparse
 from fastbp.kernels import threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from threadpoolctl import threadpool_limits
 
 import fastbp
 from fastbp import kernels
+from fastbp.data import as_features, is_sparse
 from fastbp.pace import SECONDS_BETWEEN_TRIALS, Pace
 from fastbp.plan import Data, Layout, no_data, prediction_plan, run_buffers, training_plan
 from fastbp.threads import FLOPS_WORTH_THREADS, available_threads, threads_for
@@ -43,12 +45,14 @@ def train(
     activations = (*[hidden] * (layout.n_layers - 1), OUTPUTS[loss])
     X = rng.standard_normal((n, sizes[0])) * (rng.random((n, sizes[0])) < 0.7)
     data = {**no_data(dtype, sizes[0], sizes[-1]), "X": X.astype(dtype)}
+    if options.get("sparse"):
+        data |= as_features(scipy.sparse.csr_array(X), dtype)
     data["sample_weight"] = rng.random((n, 1)).astype(dtype) if options.get("weighted") else data["sample_weight"]
     if loss == kernels.Loss.CROSS_ENTROPY:
         data["classes"] = rng.integers(0, sizes[-1], n)
     else:
         data["y"] = rng.standard_normal((n, sizes[-1])).astype(dtype)
-    form = Data(classes=bool(data["classes"].size), weighted=bool(data["sample_weight"].size))
+    form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size))
     rule = options.get("rule", kernels.Optimizer.ADAM)
     plan = training_plan(layout, activations, loss, rule, batch_size, form)
     state = {name: rng.standard_normal(layout.size).astype(dtype) for name in ("params", "m")}
@@ -57,7 +61,7 @@ def train(
     steps = kernels.step_table(3, l2=options.get("l2", 0.1), grad_scale=1 / batch_size, **rates)
     buffers, losses = run_buffers(plan, backend, data, state, threads.capped(n_threads)), np.zeros(3)
     backend.train_steps(plan.rows, steps, rng.permutation(n), batch_size, buffers, losses, n_threads=n_threads)
-    forward = prediction_plan(layout, activations, batch_size, Data())
+    forward = prediction_plan(layout, activations, batch_size, Data(form.sparse))
     out, order = np.empty((n, sizes[-1]), dtype), np.arange(n)
     buffers = run_buffers(forward, backend, data, {"params": state["params"]}, threads.capped(n_threads))
     backend.predict(forward.rows, order, batch_size, buffers, out, n_threads=n_threads)
@@ -74,6 +78,7 @@ def train(
     hidden=st.sampled_from(ACTIVATIONS),
     l2=st.sampled_from([0.0, 0.1]),
     weighted=st.booleans(),
+    sparse=st.booleans(),
     n_threads=st.sampled_from([2, 3, 4, 8]),
 )
 def test_the_number_of_threads_does_not_change_a_bit(
@@ -85,6 +90,32 @@ def test_the_number_of_threads_does_not_change_a_bit(
     case = {"dtype": dtype, "rule": rule, **options}
     alone = train(backend, tuple(sizes), batch_size, 1, **case)
     for got, wanted in zip(train(backend, tuple(sizes), batch_size, n_threads, **case), alone, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", RULES)
+@settings(deadline=None)  # the first call compiles
+@given(
+    sizes=st.lists(st.integers(1, 70), min_size=2, max_size=4),
+    batch_size=st.integers(1, 120),
+    loss=st.sampled_from(list(OUTPUTS)),
+    hidden=st.sampled_from(ACTIVATIONS),
+    l2=st.sampled_from([0.0, 0.1]),
+    weighted=st.booleans(),
+    n_threads=st.sampled_from([1, 2, 3]),
+)
+def test_csr_samples_give_the_bits_of_dense_ones(
+    compiled_name: str, dtype: str, rule: int, sizes: list[int], batch_size: int, n_threads: int, **options: Any
+) -> None:
+    backend = kernels.backend(compiled_name)
+    if options["loss"] == kernels.Loss.CROSS_ENTROPY:
+        sizes[-1] += 1
+    case = {"dtype": dtype, "rule": rule, **options}
+    dense = train(backend, tuple(sizes), batch_size, 1, **case)
+    for got, wanted in zip(
+        train(backend, tuple(sizes), batch_size, n_threads, sparse=True, **case), dense, strict=True
+    ):
         np.testing.assert_array_equal(got, wanted)
 
 
