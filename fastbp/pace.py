@@ -12,8 +12,9 @@ STEPS_BEFORE_FIRST_CUT = 1000
 """Work to begin with, at most, before it is known how long a step takes: some milliseconds with a compiled backend."""
 
 SECONDS_OF_A_TRIAL = 0.005
-SECONDS_BETWEEN_TRIALS = 1.0
-"""Now and then the number of threads that was slower is tried again: other processes come and go."""
+SECONDS_TO_NEXT_TRIAL, SECONDS_BETWEEN_TRIALS = 0.1, 1.6
+"""Now and then the number of threads that was slower is tried again: other processes come and go. Soon after it became
+the slower one, which may have been chance, then ever more rarely."""
 
 
 class Pace:
@@ -36,7 +37,7 @@ class Pace:
         self.n_steps = dict.fromkeys(self.choices, first)
         self.n_tries = dict.fromkeys(self.choices, 0)
         self.seconds = dict.fromkeys(self.choices, 0.0)  # of a step
-        self.since_trial = 0.0
+        self.since_trial, self.to_next_trial = 0.0, SECONDS_TO_NEXT_TRIAL
 
     def is_for(self, plan: Plan, n_threads: int) -> bool:
         """Tell whether what was learned holds for such a run."""
@@ -48,7 +49,7 @@ class Pace:
         if self.n_tries[rarest] < 2:
             return self.n_steps[rarest], rarest
         others = [n for n in self.choices if n != self._fastest()]
-        if not others or self.since_trial < SECONDS_BETWEEN_TRIALS:
+        if not others or self.since_trial < self.to_next_trial:
             return self.n_steps[self._fastest()], self._fastest()
         return max(1, min(self.n_steps[others[0]], int(SECONDS_OF_A_TRIAL / self.seconds[others[0]]))), others[0]
 
@@ -58,8 +59,13 @@ class Pace:
         weight = 0.5 * min(1.0, n_steps * max(per_step, expected) / SECONDS_OF_A_TRIAL)  # short pieces tell little
         if self.n_tries[n_threads] < 2:  # the first one was cold
             weight = 1.0
-        self.since_trial = self.since_trial + seconds if n_threads == self._fastest() else 0.0
+        fastest = self._fastest()
         self.seconds[n_threads] = expected + weight * (per_step - expected)
+        self.since_trial = self.since_trial + seconds if n_threads == fastest else 0.0
+        if fastest != self._fastest():
+            self.to_next_trial = SECONDS_TO_NEXT_TRIAL
+        elif n_threads != fastest:
+            self.to_next_trial = min(2 * self.to_next_trial, SECONDS_BETWEEN_TRIALS)
         self.n_tries[n_threads] += 1
         fitting = int(SECONDS_BETWEEN_CUTS / self.seconds[n_threads])
         self.n_steps[n_threads] = max(1, min(fitting, 8 * self.n_steps[n_threads]))
