@@ -7,6 +7,7 @@ prediction run in a backend. What they draw from the random state, print and sto
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import warnings
 from collections.abc import Iterable
@@ -15,22 +16,24 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn import get_config
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import _multilayer_perceptron as original
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils import check_array
+from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import validate_data
 
 from . import kernels
 from .accelerate import check_sklearn_version
-from .data import as_features, is_plain, label_matrix
+from .data import as_features, is_plain, is_ready, label_matrix
 from .kernels import Activation, Loss
 from .plan import Layout, aligned_empty
 from .progress import EpochProgress
-from .run import forward
-from .solvers import Epochs, LossAndGradient, as_flat, kernel_dtype, loss_of_one, one_blas_thread
+from .run import NonFinite, forward
+from .solvers import Epochs, LossAndGradient, as_flat, kernel_dtype, loss_of_one, one_blas_thread, zeros_like_flat
 
 log = logging.getLogger("fastbp")
 
@@ -95,13 +98,41 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
 
     # ------------------------------------------------------------------------------------------- validation
 
+    def _fit(self, X: Any, y: Any, *rest: Any, **options: Any) -> Any:
+        """Fit as scikit-learn does; where a kernel comes upon NaN or infinity in X nothing has changed."""
+        before = vars(self).copy()
+        try:
+            return super()._fit(X, y, *rest, **options)
+        except NonFinite:
+            self.__dict__ = before
+            check_array(X, input_name="X", estimator=self)  # says which of the two, in scikit-learn's words
+            raise
+
+    def _validate_params(self) -> None:
+        """Validate the parameters; those that were validated lately are not worth scikit-learn's long look."""
+        cls: Any = type(self)
+        try:
+            _validate(cls, *[getattr(self, name) for name in _parameter_names(cls)])
+        except TypeError:  # one of them cannot be hashed, or is wrong
+            super()._validate_params()
+
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, NDArray[Any]]:
         """Return X and y validated; what a second call brings as plain arrays is not worth scikit-learn's long look."""
-        if not (reset or hasattr(self, "feature_names_in_")) and is_plain(X, self.n_features_in_):
-            targets = self._plain_targets(y, len(X))
+        if not (reset or hasattr(self, "feature_names_in_")):
+            finite = not self._checks_while_fitting(X)
+            targets = self._plain_targets(y, len(X)) if is_plain(X, self.n_features_in_, finite=finite) else None
             if targets is not None:
                 return X, targets
         return super()._validate_input(X, y, incremental, reset)
+
+    def _checks_while_fitting(self, X: Any) -> bool:
+        """Tell whether kernels will look for NaN and infinity in all of X, working on copies of the parameters."""
+        if type(X) is not np.ndarray or self.solver == "lbfgs" or self.early_stopping:
+            return False
+        if get_config()["assume_finite"] or self._why_not_accelerated() is not None:
+            return False
+        has_copies = kernels.backend(self.backend).module.PACKS
+        return has_copies and is_ready(X, kernel_dtype(X, [*self.coefs_, *self.intercepts_]))
 
     def _plain_targets(self, y: Any, n: int) -> NDArray[Any] | None:
         """Return the targets that scikit-learn's validation would, or None where it has to look itself."""
@@ -150,7 +181,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=2)
         finally:
-            epochs.store()
+            epochs.end()
         if self.early_stopping:
             self.coefs_, self.intercepts_ = self._best_coefs, self._best_intercepts
 
@@ -177,11 +208,16 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         return None
 
     def _new_optimizer(self) -> AdamOptimizer | SGDOptimizer:
+        """Return scikit-learn's optimiser, its moments side by side: kernels take them without a copy."""
         params = [*self.coefs_, *self.intercepts_]
         if self.solver == "adam":
-            return AdamOptimizer(params, self.learning_rate_init, self.beta_1, self.beta_2, self.epsilon)
+            adam = AdamOptimizer([], self.learning_rate_init, self.beta_1, self.beta_2, self.epsilon)
+            adam.ms, adam.vs = zeros_like_flat(params), zeros_like_flat(params)
+            return adam
         schedule = self.learning_rate, self.momentum, self.nesterovs_momentum, self.power_t
-        return SGDOptimizer(params, self.learning_rate_init, *schedule)
+        sgd = SGDOptimizer([], self.learning_rate_init, *schedule)
+        sgd.velocities = zeros_like_flat(params)
+        return sgd
 
     def _split(self, X: Any, y: Any, sample_weight: Any) -> tuple[tuple[Any, Any, Any], tuple[Any, Any, Any]]:
         """Set a validation part aside: (X, y, sample_weight) for training and for validation."""
@@ -513,6 +549,18 @@ validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
             max_fun=max_fun,
         )
         self.backend, self.n_threads, self.progress = backend, n_threads, progress
+
+
+@functools.cache
+def _parameter_names(cls: type) -> list[str]:
+    return cls._get_param_names()  # type: ignore[attr-defined]
+
+
+@functools.lru_cache(maxsize=32, typed=True)
+def _validate(cls: Any, *values: Any) -> None:
+    """Raise InvalidParameterError for values of the parameters that scikit-learn refuses."""
+    named = dict(zip(_parameter_names(cls), values, strict=True))
+    validate_parameter_constraints(cls._parameter_constraints, named, caller_name=cls.__name__)
 
 
 def original_class(cls: type) -> Any:

@@ -18,16 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neural_network._base import LOSS_FUNCTIONS
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
-from sklearn.utils import shuffle
 from threadpoolctl import threadpool_limits
 
 from . import kernels
 from .data import as_features, is_sparse, n_samples
-from .kernels import Loss
+from .kernels import Buffers, Loss
 from .optimizers import SGD, Adam, Optimizer
 from .pace import Pace
 from .plan import Data, Layout, aligned_empty, gradient_plan, run_buffers, training_plan
-from .run import Run, batch_scales, make_table
+from .run import NonFinite, Run, batch_scales, make_table
 from .threads import available_threads, threads_for
 
 log = logging.getLogger("fastbp")
@@ -44,6 +43,7 @@ class Epochs:
         self.estimator, layout = estimator, estimator._layout()
         self.parameters = estimator._parameters(layout)
         dtype = kernel_dtype(X, self.parameters)
+        self.is_checked = not estimator._checks_while_fitting(X)
         data = as_features(X, dtype, layout.layer_sizes[0], check=False)
         self.n_samples = n = n_samples(data)
         self.batch_size = _batch_size(estimator.batch_size, n)
@@ -61,12 +61,12 @@ class Epochs:
     def _make_run(self, data: dict[str, NDArray[Any]]) -> Run:
         estimator = self.estimator
         backend, layout = kernels.backend(estimator.backend), estimator._layout()
-        form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size))
+        form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size), self.is_checked)
         codes = estimator._activations(layout), estimator._loss_code()
         plan = training_plan(layout, *codes, self.rule.rule, self.batch_size, form)
         state = {"params": self.flat, **self.moments}
         n_threads = threads_for(estimator.n_threads, plan.flops)
-        buffers = run_buffers(plan, backend, data, state, n_threads)
+        buffers = run_buffers(plan, backend, data, state, n_threads, _take_workspace())
         log.info(
             "%s.fit runs on backend %s: %d samples in batches of %d",
             type(estimator).__name__,
@@ -79,8 +79,9 @@ class Epochs:
     def run(self) -> Any:
         """Run one epoch and return its loss."""
         estimator = self.estimator
+        random_state = None if self.is_checked else estimator._random_state.get_state(legacy=False)
         if estimator.shuffle:
-            self.order = shuffle(self.order, random_state=estimator._random_state)
+            self.order = _shuffled(self.order, estimator._random_state)
         weights = None if self.weights is None else self.weights[self.order]
         n_steps = -(-self.n_samples // self.batch_size)
         t = getattr(estimator._optimizer, "t", 0)
@@ -88,6 +89,11 @@ class Epochs:
         table = make_table(n_steps, scales, {"l2": estimator.alpha}, self._rates(t, n_steps))
         try:
             self.run_.steps(self.order, table)
+        except NonFinite:
+            self.run_.discard()
+            self.run_.losses[:] = 0
+            estimator._random_state.set_state(random_state)
+            raise
         finally:
             done = self.run_.n_done
             if isinstance(estimator._optimizer, AdamOptimizer) and done:
@@ -104,6 +110,11 @@ class Epochs:
         if isinstance(optimizer, SGDOptimizer):
             return {"rate": optimizer.learning_rate, "momentum": optimizer.momentum}
         return self.rule.step_values(t, n_steps)
+
+    def end(self) -> None:
+        """Write parameters and moments back, and leave the workspace to the next fit."""
+        self.store()
+        _keep_workspace(self.run_.buffers)
 
     def store(self) -> None:
         """Write parameters and moments back to where the estimator keeps them."""
@@ -234,6 +245,14 @@ def kernel_dtype(X: Any, parameters: list[NDArray[Any]]) -> np.dtype[Any]:
     return np.dtype(np.float32 if found in (np.float16, np.float32) else np.float64)
 
 
+def zeros_like_flat(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Return zeros like some arrays of one dtype, side by side in one buffer."""
+    flat = aligned_empty(sum(array.size for array in arrays), arrays[0].dtype)
+    flat[:] = 0
+    ends = np.cumsum([array.size for array in arrays]).tolist()
+    return [flat[end - array.size : end].reshape(array.shape) for end, array in zip(ends, arrays, strict=True)]
+
+
 def as_flat(arrays: list[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return arrays as one flat buffer: without a copy where they lie side by side in one already."""
     base = arrays[0].base
@@ -318,6 +337,31 @@ def loss_of_one(estimator: Any, y: NDArray[Any], sample_weight: NDArray[Any] | N
     name = "binary_log_loss" if estimator._loss_code() == Loss.BINARY_CROSS_ENTROPY else estimator.loss
     weight = None if sample_weight is None else np.ones(1, sample_weight.dtype)
     return LOSS_FUNCTIONS[name](y[:1], np.full((1, y.shape[1]), 0.5, dtype), weight)
+
+
+def _shuffled(order: NDArray[Any], random_state: np.random.RandomState) -> NDArray[Any]:
+    """Return what `sklearn.utils.shuffle` does, which takes longer to look at its arguments than a small epoch."""
+    indices = np.arange(len(order))
+    random_state.shuffle(indices)
+    return order[indices]
+
+
+MOST_SPARE_BYTES = 2**26
+_spare_workspaces: list[dict[str, NDArray[Any]]] = []
+"""What the last fit worked in, unless it was large: new memory costs a small fit more than its steps."""
+
+
+def _take_workspace() -> dict[str, NDArray[Any]]:
+    """Return the spare workspace, if no other thread's fit has it."""
+    try:
+        return _spare_workspaces.pop()
+    except IndexError:
+        return {}
+
+
+def _keep_workspace(buffers: Buffers) -> None:
+    if buffers.work.nbytes + buffers.scratch.nbytes <= MOST_SPARE_BYTES:
+        _spare_workspaces[:] = [{"work": buffers.work, "scratch": buffers.scratch}]
 
 
 def _batch_size(batch_size: int | str, n: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn.base import clone
 from sklearn.preprocessing import LabelBinarizer
 
 import fastbp
@@ -128,6 +130,32 @@ def test_plain_arrays_are_not_handed_to_scikit_learn(compiled: str, monkeypatch:
         model.fit(X, y)
         with pytest.raises(TypeError, match="not callable"):
             model.fit(X.tolist(), y)
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("how", ["fit", "partial_fit"])
+@pytest.mark.parametrize("random_state", [0, None, np.random.RandomState(3)])
+def test_a_value_that_a_kernel_comes_upon_changes_nothing(
+    backend_name: str, solver: str, value: float, how: str, random_state: Any
+) -> None:
+    params = {"warm_start": True, "max_iter": 2, "batch_size": 8, "random_state": random_state}
+    model = fastbp.MLPClassifier((5,), solver=solver, backend=backend_name, **params).fit(X, Y["three"])
+    wrong = X.copy()
+    wrong[-1, -1] = value
+    before, everybodys = pickle.dumps(model), pickle.dumps(np.random.get_state())  # noqa: NPY002
+    with pytest.raises(ValueError, match=r"Input X contains (NaN|infinity)"):
+        getattr(model, how)(wrong, Y["three"])
+    assert pickle.dumps(model) == before
+    assert pickle.dumps(np.random.get_state()) == everybodys  # noqa: NPY002
+
+
+def test_the_same_parameters_are_validated_once_and_wrong_ones_always() -> None:
+    model = fastbp.MLPClassifier((5,), max_iter=1).fit(X, Y["two"])
+    for name, value in {"alpha": -1.0, "solver": "newton", "tol": None, "backend": [], "max_iter": 1.0}.items():
+        for _ in range(2):
+            with pytest.raises(ValueError, match=f"The '{name}' parameter of MLPClassifier must be"):
+                clone(model).set_params(**{name: value}).fit(X, Y["two"])
 
 
 @given(st.lists(st.integers(-4, 4), min_size=1, max_size=40), st.sets(st.integers(-4, 4), min_size=1), st.booleans())
