@@ -7,6 +7,7 @@ hyper-parameters and moments.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import threading
@@ -321,9 +322,20 @@ def _targets(y: Any, dtype: np.dtype[Any], n_outputs: int, output: str) -> dict[
     if y.shape[1] not in (1, n_outputs):
         raise ValueError(f"y has {y.shape[1]} columns but the network has {n_outputs} outputs; pass as many columns")
     y = np.broadcast_to(y, (len(y), n_outputs))
-    if output == "softmax" and y.dtype == bool and (np.count_nonzero(y, axis=1) == 1).all():
-        return {"y": np.empty((0, n_outputs), dtype), "classes": y.argmax(axis=1)}
+    classes = _class_numbers(y) if output == "softmax" and y.dtype == bool else None
+    if classes is not None:
+        return {"y": np.empty((0, n_outputs), dtype), "classes": classes}
     return {"y": np.ascontiguousarray(y, dtype=dtype), "classes": np.empty(0, np.int64)}
+
+
+def _class_numbers(y: NDArray[np.bool_]) -> NDArray[np.int64] | None:
+    """Return where the one true value of each row stands, or None where a row has none or several."""
+    n, n_outputs = y.shape
+    places = np.flatnonzero(y)
+    if len(places) != n:
+        return None
+    classes = places - n_outputs * np.arange(n)
+    return classes if classes.min() >= 0 and classes.max() < n_outputs else None
 
 
 def _weight_column(sample_weight: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -335,8 +347,13 @@ def _weight_column(sample_weight: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
 def loss_of_one(estimator: Any, y: NDArray[Any], sample_weight: NDArray[Any] | None, dtype: np.dtype[Any]) -> Any:
     """Return scikit-learn's loss of one sample, outputs of ``dtype``: for the type of the losses that it reports."""
     name = "binary_log_loss" if estimator._loss_code() == Loss.BINARY_CROSS_ENTROPY else estimator.loss
-    weight = None if sample_weight is None else np.ones(1, sample_weight.dtype)
-    return LOSS_FUNCTIONS[name](y[:1], np.full((1, y.shape[1]), 0.5, dtype), weight)
+    return _loss_of_one(name, y.shape[1], y.dtype, None if sample_weight is None else sample_weight.dtype, dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _loss_of_one(name: str, n_outputs: int, y_dtype: Any, weight_dtype: Any, dtype: Any) -> Any:
+    weight = None if weight_dtype is None else np.ones(1, weight_dtype)
+    return LOSS_FUNCTIONS[name](np.zeros((1, n_outputs), y_dtype), np.full((1, n_outputs), 0.5, dtype), weight)
 
 
 def _shuffled(order: NDArray[Any], random_state: np.random.RandomState) -> NDArray[Any]:
