@@ -56,10 +56,12 @@ class Pace:
     def observe(self, n_steps: int, n_threads: int, seconds: float) -> None:
         """Take note that ``n_steps`` in so many threads took ``seconds``; grow at most eightfold at a time."""
         per_step, expected = max(seconds / n_steps, 1e-9), self.seconds[n_threads]
-        weight = 0.5 * min(1.0, n_steps * max(per_step, expected) / SECONDS_OF_A_TRIAL)  # short pieces tell little
+        fastest = self._fastest()
+        weight = min(1.0, n_steps * max(per_step, expected) / SECONDS_OF_A_TRIAL)  # short pieces tell little
+        if n_threads == fastest:  # of the other what was known is old
+            weight *= 0.5
         if self.n_tries[n_threads] < 2:  # the first one was cold
             weight = 1.0
-        fastest = self._fastest()
         self.seconds[n_threads] = expected + weight * (per_step - expected)
         self.since_trial = self.since_trial + seconds if n_threads == fastest else 0.0
         if fastest != self._fastest():
