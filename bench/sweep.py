@@ -1,6 +1,7 @@
 """Random networks: training with fastbp against the bare matrix products of its steps in torch (MKL), nothing else.
 
     python bench/sweep.py [--seed 0] [--count 20] [--rounds 9] [--backend auto] [--dtype float32] [--threads 1]
+        [--optimizer adam]
 
 Depth, widths and batch size are log-uniform. Each class of work, below 1, 1 to 100 and above 100 MFLOP a step, gets
 ``--count`` networks. The two are timed by turns; a rate is the median of the paired ratios.
@@ -61,14 +62,14 @@ def draw(rng: np.random.Generator, low: float, high: float, most: float) -> Case
             return case
 
 
-def training(case: Case, backend: str, dtype: str, n_threads: int) -> Callable[[], object]:
-    """Return an epoch of training with Adam."""
+def training(case: Case, optimizer: str, backend: str, dtype: str, n_threads: int) -> Callable[[], object]:
+    """Return an epoch of training."""
     rng, n = np.random.default_rng(0), case.batch_size * case.n_steps
     X = rng.standard_normal((n, case.sizes[0])).astype(dtype)
     y = rng.integers(0, case.sizes[-1], n)
     net = fastbp.Network(case.sizes, dtype=dtype, random_state=0, backend=backend)
     options = {"batch_size": case.batch_size, "backend": backend, "n_threads": n_threads}
-    trainer = fastbp.Trainer(net, learning_rate=1e-4, random_state=0, **options)
+    trainer = fastbp.Trainer(net, optimizer=optimizer, learning_rate=1e-4, random_state=0, **options)
     return lambda: trainer.fit(X, y)
 
 
@@ -101,7 +102,7 @@ def seconds(epoch: Callable[[], object]) -> float:
 
 def ratio(case: Case, options: argparse.Namespace) -> float:
     """Return how many times as fast as the bare products an epoch is."""
-    ours = training(case, options.backend, options.dtype, options.threads)
+    ours = training(case, options.optimizer, options.backend, options.dtype, options.threads)
     bare = products(case, options.dtype)
     ours(), bare()
     return statistics.median(seconds(bare) / seconds(ours) for _ in range(options.rounds))
@@ -115,6 +116,7 @@ def main() -> None:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--optimizer", default="adam", choices=("sgd", "adam"))
     parser.add_argument("--most", type=float, default=2e10, help="largest step, in FLOP (default: 2e10)")
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
