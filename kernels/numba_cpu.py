@@ -39,8 +39,9 @@ from .numba_packing import (
 )
 from .numba_parts import (
     backprop_one,
-    clear_filling,
+    clear_squares,
     descend_one,
+    finish_update,
     forward_one,
     forward_panels,
     forward_rows,
@@ -52,7 +53,6 @@ from .numba_parts import (
     softmax_samples,
     spread,
     terms_at_once,
-    update_bias,
 )
 from .numba_rows import (
     activate,
@@ -87,6 +87,7 @@ from .numba_workers import (
     rounded,
     share,
     sum_of,
+    whole,
     worker_of,
     workspace_size,
 )
@@ -95,7 +96,7 @@ from .threads import STOPPED, together
 
 def scratch_size(n_in, n_out, n_rows):
     """Return how many elements of ``scratch`` an operation on a layer needs: its arguments packed."""
-    n_in, n_out, n_rows = _whole(n_in), _whole(n_out), _whole(n_rows)
+    n_in, n_out, n_rows = whole(n_in), whole(n_out), whole(n_rows)
     batch = 2 * (contract.room(n_rows, n_in) + contract.room(n_rows, n_out))
     return workspace_size(n_in, n_out, n_rows, 1) + batch + 3 * (n_in + 1) * n_out
 
@@ -103,23 +104,17 @@ def scratch_size(n_in, n_out, n_rows):
 def run_scratch_size(plan, n_rows, n_threads, n_entries):
     """Return how many elements of ``scratch`` a walk of ``plan`` needs: parameters packed, and its largest layer."""
     layers = [row for row in plan if row["op"] == Op.LINEAR_FORWARD]
-    sizes = [(_whole(int(row["n_in"])), _whole(int(row["n_out"]))) for row in layers]
+    sizes = [(whole(int(row["n_in"])), whole(int(row["n_out"]))) for row in layers]
     n_in, n_out = (max(size, default=0) for size in ([n for n, _ in sizes], [n for _, n in sizes]))
     packed = sum((n_in + 1) * n_out for n_in, n_out in sizes)
     outputs = contract.room(n_rows, n_out)  # of a prediction
     csr = csr_size(plan, n_out, n_threads, n_entries)
-    return workspace_size(n_in, n_out, _whole(n_rows), n_threads) + outputs + sum(_used(plan)) * packed + csr
+    return workspace_size(n_in, n_out, whole(n_rows), n_threads) + outputs + sum(_used(plan)) * packed + csr
 
 
 def rows_scratch_size(layers):
     """Return how many elements of ``scratch`` `predict_rows` needs: two layers' activations, one's sums and inputs."""
-    return 4 * _whole(int(layers[:, :2].max()))
-
-
-def _whole(n):
-    """Return n rounded up to whole vectors of the most lanes."""
-    most_lanes = VECTOR_BYTES // 4
-    return -(-n // most_lanes) * most_lanes
+    return 4 * whole(int(layers[:, :2].max()))
 
 
 def _used(plan):
@@ -302,8 +297,7 @@ def _linear_update(tiles, worker, batch, a_prev, delta, rule, step, layer, W, n_
     if batch.n_panels or step.l2 != 0:  # all strips are there, and the squares of the layer above have been added up
         meet(worker)
     if step.l2 != 0:
-        for grain in range(first // GRAIN, (end + GRAIN - 1) // GRAIN):
-            store(worker.squares, grain, 0)
+        clear_squares(worker, first, end)
     strip = 0
     while strip < n_strips:
         n_vectors, here = group(n_strips, strip) if batch.n_panels else 1, strip * n_in * L
@@ -313,11 +307,7 @@ def _linear_update(tiles, worker, batch, a_prev, delta, rule, step, layer, W, n_
         samples, inputs = (batch.n, batch.n_panels, batch.n_wide, batch.width), (in_row, first, end, a_prev)
         update(tiles, form, n_vectors, *samples, *inputs, *error, rule, numbers_of(step), *weights, *own)
         strip += n_vectors
-    if not is_null(layer.b):
-        update_bias(tiles, worker, batch, strips, strip_size, rule, step, layer)
-    store(worker.own, 0, step.epsilon)  # rounded to the dtype
-    if rule == Optimizer.ADAM and load(worker.own, 0) == 0:
-        clear_filling(worker, layer)
+    finish_update(tiles, worker, batch, strips, strip_size, rule, step, layer)
 
 
 @inlined

@@ -14,14 +14,13 @@ from numba import int32, int64
 from .contract import NONE, WORK_BLOCK, Activation, Op, Optimizer
 from .numba_jit import inlined, kernel, primitive, struct
 from .numba_packing import clear, numbers_of, panel_rows, panel_width
-from .numba_parts import clear_filling, descend, further, group, scatter_strips, softmax_samples, update_bias
+from .numba_parts import clear_squares, descend, finish_update, further, group, scatter_strips, softmax_samples
 from .numba_rows import activate, gather_panel, is_finite, weighted_rows
 from .numba_rules import GRAD_SCALE, IN_SCALE, L2, apply_rule, store_rates
 from .numba_tiles import GRAIN, MAX_ROWS, SQUARES, TILE_VECTORS, finish_tile, tile_rows
 from .numba_vectors import (
     as_pointer_to,
     at,
-    is_null,
     lanes,
     load,
     load_nth,
@@ -31,7 +30,7 @@ from .numba_vectors import (
     store,
     store_whole,
 )
-from .numba_workers import meet, rounded, share, take
+from .numba_workers import meet, rounded, share, take, whole
 
 
 @struct("C", "ipwpqqwp")
@@ -50,11 +49,9 @@ class Csr(NamedTuple):
 
 def csr_size(plan, n_out, n_threads, n_entries):
     """Return how many elements of ``scratch`` a plan that gathers CSR samples needs; n_entries are those of a batch."""
-    most_lanes = WORK_BLOCK[1]
-    sizes = [int(row["n_out"]) for row in plan if row["op"] == Op.GATHER_CSR_ROWS]
-    n_in = -(-max(sizes, default=0) // most_lanes) * most_lanes
+    n_in = max([whole(int(row["n_out"])) for row in plan if row["op"] == Op.GATHER_CSR_ROWS], default=0)
     own = 2 * n_in + WORK_BLOCK[0] * n_out
-    return n_threads * own + 5 * n_in + 2 * (n_entries + most_lanes) if sizes else 0
+    return n_threads * own + 5 * n_in + 2 * whole(n_entries) if n_in else 0
 
 
 @inlined
@@ -85,8 +82,8 @@ def csr_of(plan, worker, rest):
     """
     L, number = lanes(rest), csr_row(plan)
     place, n_in = (NONE, 0) if number == NONE else (plan[number].a, plan[number].n_out)
-    whole = rounded(n_in, L)
-    own_size = 2 * whole + TILE_VECTORS * L * rounded(worker.n_out, L) if n_in else 0
+    n_whole = rounded(n_in, L)
+    own_size = 2 * n_whole + TILE_VECTORS * L * rounded(worker.n_out, L) if n_in else 0
     all_own, rest = take(rest, worker.n_threads * own_size)
     start, rest = take(rest, 2 * n_in)
     count, rest = take(rest, 2 * n_in)
@@ -97,7 +94,7 @@ def csr_of(plan, worker, rest):
     clear(x, n_in)
     for i in range(first, end):
         store(count, i, 0)
-    own = x, as_pointer_to(at(x, whole), int32), at(x, 2 * whole)
+    own = x, as_pointer_to(at(x, n_whole), int32), at(x, 2 * n_whole)
     return Csr(place, *own, start, count, at(touched, first), rest), rest
 
 
@@ -198,8 +195,7 @@ def update_csr(tiles, worker, batch, csr, sources, order, delta, rule, step, lay
     if batch.n_panels or step.l2 != 0:  # all strips are there, and the squares of the layer above have been added up
         meet(worker)
     if step.l2 != 0:
-        for grain in range(first // GRAIN, (end + GRAIN - 1) // GRAIN):
-            store(worker.squares, grain, 0)
+        clear_squares(worker, first, end)
     while strip < n_strips:
         n_vectors, here = group(n_strips, strip) if batch.n_panels else 1, strip * n_in * L
         columns, error = (csr.touched, csr.start, csr.count, csr.entries), (at(strips, strip * strip_size), *between)
@@ -209,11 +205,7 @@ def update_csr(tiles, worker, batch, csr, sources, order, delta, rule, step, lay
         strip += n_vectors
     for t in range(n_touched):
         store(csr.count, load(csr.touched, t), 0)
-    if not is_null(layer.b):
-        update_bias(tiles, worker, batch, strips, strip_size, rule, step, layer)
-    store(worker.own, 0, step.epsilon)  # rounded to the dtype
-    if rule == Optimizer.ADAM and load(worker.own, 0) == 0:
-        clear_filling(worker, layer)
+    finish_update(tiles, worker, batch, strips, strip_size, rule, step, layer)
 
 
 @primitive("viiiiwqqppiiiDppppiDp")

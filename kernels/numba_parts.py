@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from numba import int32
 
-from .contract import NONE, Activation, Op
+from .contract import NONE, Activation, Op, Optimizer
 from .numba_jit import inlined
 from .numba_packing import (
     clear,
@@ -176,6 +176,23 @@ def scatter_strips(tiles, worker, batch, n_out, delta, strips):
         panel, n_rows = at(delta, (p * n_out + first) * TILE_VECTORS * L), panel_rows(batch, p, L)
         out = at(strips, first * batch.n + panel_start(batch, p, L) * L)
         scatter_panel(tiles, end - first, panel, n_rows, out, L, batch.n * L, 1)
+
+
+@inlined
+def clear_squares(worker, first, end):
+    """Begin to add up the squares of the weights of some inputs."""
+    for grain in range(first // GRAIN, (end + GRAIN - 1) // GRAIN):
+        store(worker.squares, grain, 0)
+
+
+@inlined
+def finish_update(tiles, worker, batch, strips, strip_size, rule, step, layer):
+    """Update what a layer has beside the weights of its inputs."""
+    if not is_null(layer.b):
+        update_bias(tiles, worker, batch, strips, strip_size, rule, step, layer)
+    store(worker.own, 0, step.epsilon)  # rounded to the dtype
+    if rule == Optimizer.ADAM and load(worker.own, 0) == 0:
+        clear_filling(worker, layer)
 
 
 @inlined

@@ -82,6 +82,12 @@ TILE_ROOM = 64  # vectors
 NUMBERS_ROOM = 16  # elements for the numbers of `Patience`, and of `Ahead`
 
 
+def whole(n):
+    """Return n rounded up to whole vectors of the most lanes."""
+    most_lanes = VECTOR_BYTES // 4
+    return -(-n // most_lanes) * most_lanes
+
+
 def workspace_size(n_in, n_out, n_rows, n_threads):
     """Return how many elements of ``scratch`` threads need for layers up to this size, beside what is packed.
 

@@ -33,6 +33,14 @@ OUTPUTS = {
     kernels.Loss.SQUARED_ERROR: kernels.Activation.IDENTITY,
 }
 RULES = list(kernels.Optimizer)
+TRAININGS: dict[str, Any] = {
+    "sizes": st.lists(st.integers(1, 70), min_size=2, max_size=4),
+    "batch_size": st.integers(1, 120),
+    "loss": st.sampled_from(list(OUTPUTS)),
+    "hidden": st.sampled_from(ACTIVATIONS),
+    "l2": st.sampled_from([0.0, 0.1]),
+    "weighted": st.booleans(),
+}
 
 
 def train(
@@ -72,12 +80,7 @@ def train(
 @pytest.mark.parametrize("rule", RULES)
 @settings(deadline=None)  # the first call compiles
 @given(
-    sizes=st.lists(st.integers(1, 70), min_size=2, max_size=4),
-    batch_size=st.integers(1, 120),
-    loss=st.sampled_from(list(OUTPUTS)),
-    hidden=st.sampled_from(ACTIVATIONS),
-    l2=st.sampled_from([0.0, 0.1]),
-    weighted=st.booleans(),
+    **TRAININGS,
     sparse=st.booleans(),
     n_threads=st.sampled_from([2, 3, 4, 8]),
 )
@@ -97,12 +100,7 @@ def test_the_number_of_threads_does_not_change_a_bit(
 @pytest.mark.parametrize("rule", RULES)
 @settings(deadline=None)  # the first call compiles
 @given(
-    sizes=st.lists(st.integers(1, 70), min_size=2, max_size=4),
-    batch_size=st.integers(1, 120),
-    loss=st.sampled_from(list(OUTPUTS)),
-    hidden=st.sampled_from(ACTIVATIONS),
-    l2=st.sampled_from([0.0, 0.1]),
-    weighted=st.booleans(),
+    **TRAININGS,
     n_threads=st.sampled_from([1, 2, 3]),
 )
 def test_csr_samples_give_the_bits_of_dense_ones(
