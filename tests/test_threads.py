@@ -63,7 +63,7 @@ def train(
     form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size))
     rule = options.get("rule", kernels.Optimizer.ADAM)
     plan = training_plan(layout, activations, loss, rule, batch_size, form)
-    state = {name: rng.standard_normal(layout.size).astype(dtype) for name in ("params", "m")}
+    state = {name: (0.1 * rng.standard_normal(layout.size)).astype(dtype) for name in ("params", "m")}  # none diverges
     state["v"] = rng.random(layout.size).astype(dtype)
     rates = {"rate": 0.01, "momentum": 0.9, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-8}
     steps = kernels.step_table(3, l2=options.get("l2", 0.1), grad_scale=1 / batch_size, **rates)
