@@ -21,8 +21,8 @@ from .numba_vectors import (
     make_polynomial,
     maximum,
     minimum,
-    power_of_two,
     split_power,
+    times_power_of_two,
 )
 
 _polynomial = make_polynomial(
@@ -93,8 +93,7 @@ def _reduced(x):
 def exp(x):
     """Return e^x."""
     n, r, tail = _reduced(minimum(maximum(x, _lowest(x)), _highest(x)))
-    shifted = fma(n, 0.5, _shift(x))  # 2^n in two factors: n may lie beyond the exponents of the dtype
-    return (r + tail + 1.0) * power_of_two(shifted) * power_of_two((n - (shifted - _shift(x))) + _shift(x))
+    return times_power_of_two(r + tail + 1.0, n)
 
 
 @inlined

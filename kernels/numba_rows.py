@@ -183,9 +183,9 @@ def softmax(n, padded, z):
         e = first_lanes(exp(load_vector(at(z, j), n - j, 0) - shift), n - j, 0)
         store_vector(at(z, j), end - j, e)
         total += e
-    divisor = splat(sum_lanes(total), z)
+    inverse = 1.0 / splat(sum_lanes(total), z)
     for j in range(0, n, lanes(z)):
-        store_vector(at(z, j), end - j, load_vector(at(z, j), n - j, 0) / divisor)
+        store_vector(at(z, j), end - j, load_vector(at(z, j), n - j, 0) * inverse)
 
 
 @primitive("viip")
@@ -202,9 +202,9 @@ def softmax_panel(n, width, z):
             e, here = exp(load_whole(a, j * pitch(z)) - largest), j % lanes(z) * lanes(z)
             store_whole(a, j * pitch(z), e)
             store_whole(partial, here, load_whole(partial, here) + e)
-        divisor = sum_partial(partial)
+        inverse = 1.0 / sum_partial(partial)
         for j in range(n):
-            store_whole(a, j * pitch(z), load_whole(a, j * pitch(z)) / divisor)
+            store_whole(a, j * pitch(z), load_whole(a, j * pitch(z)) * inverse)
 
 
 @inlined

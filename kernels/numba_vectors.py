@@ -514,17 +514,31 @@ def maximum(typingctx: Any, x: Any, y: Any) -> Any:
 
 
 @intrinsic
-def power_of_two(typingctx: Any, shifted: Any) -> Any:
-    """Return 2^n for shifted = n + 1.5 * 2^(mantissa bits): n stands in the low bits and moves into the exponent."""
+def times_power_of_two(typingctx: Any, x: Any, n: Any) -> Any:
+    """Return x 2^n for whole n, which may lie beyond the exponents of the dtype."""
+    return _vector_function(_emit_scaled if VECTOR_BYTES == 64 else _emit_scaled_twice)(x, n)
 
-    def emit(builder: Any, x: Any) -> Any:
-        bits, bias, mantissa = (32, 127, 23) if isinstance(x.type.element, ir.FloatType) else (64, 1023, 52)
-        integers = ir.VectorType(ir.IntType(bits), x.type.count)
-        exponent = builder.add(builder.bitcast(x, integers), ir.Constant(integers, [bias] * x.type.count))
-        shifts = ir.Constant(integers, [mantissa] * x.type.count)
-        return builder.bitcast(builder.shl(exponent, shifts), x.type)
 
-    return _vector_function(emit)(shifted)
+def _emit_scaled(builder: Any, x: Any, n: Any) -> Any:
+    bits, all_lanes, as_usual = (32 if x.type.count == 16 else 64), ir.IntType(x.type.count)(-1), ir.IntType(32)(4)
+    name = f"llvm.x86.avx512.mask.scalef.p{'s' if bits == 32 else 'd'}.512"
+    return _call(builder, name, x.type, x, n, x, all_lanes, as_usual)
+
+
+def _emit_scaled_twice(builder: Any, x: Any, n: Any) -> Any:
+    """Multiply by two powers of two: n + 1.5 * 2^(mantissa bits) has n in the low bits, which move into the exponent."""
+    bits, bias, mantissa = (32, 127, 23) if isinstance(x.type.element, ir.FloatType) else (64, 1023, 52)
+    integers = ir.VectorType(ir.IntType(bits), x.type.count)
+
+    def constant(kind: Any, value: Any) -> Any:
+        return ir.Constant(kind, [value] * x.type.count)
+
+    shift = constant(x.type, 1.5 * 2.0**mantissa)
+    half = builder.fadd(builder.fmul(n, constant(x.type, 0.5)), shift)
+    for shifted in (half, builder.fadd(builder.fsub(n, builder.fsub(half, shift)), shift)):
+        exponent = builder.add(builder.bitcast(shifted, integers), constant(integers, bias))
+        x = builder.fmul(x, builder.bitcast(builder.shl(exponent, constant(integers, mantissa)), x.type))
+    return x
 
 
 @intrinsic

@@ -1,7 +1,7 @@
 /* The primitives of tile_table.h for elements of type REAL, in vectors of LANES of them.
  *
  * Included twice, for float and double, by each tile_v*.c, which says how many lanes there are and how its instruction
- * set loads and stores a part of a vector and takes a square root. An element's arithmetic never depends on where in its
+ * set does what C cannot say of vectors. An element's arithmetic never depends on where in its
  * row or its batch it stands. */
 
 #define LANES JOIN(LANES, REAL)
@@ -28,6 +28,8 @@ typedef integer bits;
 #define as_bits JOIN(as_bits, REAL)
 #define as_real JOIN(as_real, REAL)
 #define choose JOIN(choose, REAL)
+#define larger JOIN(larger, REAL)
+#define smaller JOIN(smaller, REAL)
 #define first_lanes JOIN(first_lanes, REAL)
 #define any JOIN(any, REAL)
 #define lane_numbers JOIN(lane_numbers, REAL)
@@ -114,6 +116,23 @@ static INLINE vec choose(bits condition, vec yes, vec no) {
 #endif
 }
 
+/* y where it is larger than x, else x: a NaN in x stays. */
+static INLINE vec larger(vec y, vec x) {
+#ifdef LARGER_float
+    return JOIN(LARGER, REAL)(y, x);
+#else
+    return choose(y > x, y, x);
+#endif
+}
+
+static INLINE vec smaller(vec y, vec x) {
+#ifdef SMALLER_float
+    return JOIN(SMALLER, REAL)(y, x);
+#else
+    return choose(y < x, y, x);
+#endif
+}
+
 /* Whether a condition holds in any lane. */
 static INLINE int any(bits condition) {
 #ifdef ANY_LANE
@@ -164,10 +183,8 @@ static INLINE REAL sum_lanes(vec x) {
 }
 
 static INLINE REAL largest_lane(vec x) {
-    UNROLL for (int half = LANES / 2; half; half /= 2) {
-        const vec y = upper(x, half);
-        x = choose(y > x, y, x);
-    }
+    UNROLL for (int half = LANES / 2; half; half /= 2)
+        x = larger(upper(x, half), x);
     return FIRST_LANE(x);
 }
 
@@ -520,19 +537,17 @@ static INLINE vec row_vector(const REAL *row, ptrdiff_t j, ptrdiff_t n, int padd
 static void softmax(ptrdiff_t n, int padded, void *row) {
     REAL *a = row;
     vec largest = splat(-(REAL)INFINITY), total = splat(0);
-    for (ptrdiff_t j = 0; j < n; j += LANES) {
-        const vec z = row_vector(a, j, n, padded, -(REAL)INFINITY);
-        largest = choose(z > largest, z, largest);
-    }
+    for (ptrdiff_t j = 0; j < n; j += LANES)
+        largest = larger(row_vector(a, j, n, padded, -(REAL)INFINITY), largest);
     const vec shift = splat(largest_lane(largest));
     for (ptrdiff_t j = 0; j < n; j += LANES) {
         const vec e = first_lanes(exponential(row_vector(a, j, n, padded, 0) - shift), n - j, 0);
         store_part(a + j, padded ? LANES : n - j, e);
         total += e;
     }
-    const vec divisor = splat(sum_lanes(total));
+    const vec inverse = 1 / splat(sum_lanes(total));
     for (ptrdiff_t j = 0; j < n; j += LANES)
-        store_part(a + j, padded ? LANES : n - j, row_vector(a, j, n, padded, 0) / divisor);
+        store_part(a + j, padded ? LANES : n - j, row_vector(a, j, n, padded, 0) * inverse);
 }
 
 /* The sums run as in `softmax`, whose lanes are the vectors of `partial` here: a sample's result is the same. */
@@ -542,10 +557,8 @@ static void softmax_panel(ptrdiff_t n, ptrdiff_t width, void *panel) {
         vec largest = load(a), partial[LANES];
         for (int l = 0; l < LANES; l++)
             partial[l] = splat(0);
-        for (ptrdiff_t j = 1; j < n; j++) {
-            const vec z = load(a + j * PITCH);
-            largest = choose(z > largest, z, largest);
-        }
+        for (ptrdiff_t j = 1; j < n; j++)
+            largest = larger(load(a + j * PITCH), largest);
         for (ptrdiff_t j = 0; j < n; j++) {
             const vec e = exponential(load(a + j * PITCH) - largest);
             store(a + j * PITCH, e);
@@ -554,8 +567,9 @@ static void softmax_panel(ptrdiff_t n, ptrdiff_t width, void *panel) {
         UNROLL for (int half = LANES / 2; half; half /= 2)
             UNROLL for (int l = 0; l < half; l++)
                 partial[l] += partial[l + half];
+        const vec inverse = 1 / partial[0];
         for (ptrdiff_t j = 0; j < n; j++)
-            store(a + j * PITCH, load(a + j * PITCH) / partial[0]);
+            store(a + j * PITCH, load(a + j * PITCH) * inverse);
     }
 }
 

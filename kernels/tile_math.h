@@ -47,6 +47,7 @@ static const REDUCTION(double, integer_double) reduction_double = {
 #define polynomial JOIN(polynomial, REAL)
 #define reduction JOIN(reduction, REAL)
 #define power_of_two JOIN(power_of_two, REAL)
+#define times_power_of_two JOIN(times_power_of_two, REAL)
 #define between JOIN(between, REAL)
 #define reduce JOIN(reduce, REAL)
 #define exponential JOIN(exponential, REAL)
@@ -63,10 +64,20 @@ static INLINE vec power_of_two(vec shifted) {
     return as_real((as_bits(shifted) + reduction.bias) << reduction.mantissa);
 }
 
+/* x 2^n for whole n, which may lie beyond the exponents of REAL: 2^n in two factors. */
+static INLINE vec times_power_of_two(vec x, vec n) {
+#ifdef SCALE_float
+    return JOIN(SCALE, REAL)(x, n);
+#else
+    const vec half = n * (REAL)0.5 + reduction.shift;
+    const vec rest = (n - (half - reduction.shift)) + reduction.shift;
+    return x * power_of_two(half) * power_of_two(rest);
+#endif
+}
+
 /* x, held between two bounds; NaN stays. */
 static INLINE vec between(REAL low, vec x, REAL high) {
-    x = choose(x < low, splat(low), x);
-    return choose(x > high, splat(high), x);
+    return smaller(splat(high), larger(splat(low), x));
 }
 
 /* Return n; set r and p(r). */
@@ -82,10 +93,7 @@ static INLINE vec reduce(vec x, vec *r, vec *p) {
 static INLINE vec exponential(vec x) {
     vec r, p;
     const vec n = reduce(between(reduction.lowest, x, reduction.highest), &r, &p);
-    /* 2^n in two factors: n may lie beyond the exponents of REAL */
-    const vec half = n * (REAL)0.5 + reduction.shift;
-    const vec rest = (n - (half - reduction.shift)) + reduction.shift;
-    return (((r * r) * p + r) + 1) * power_of_two(half) * power_of_two(rest);
+    return times_power_of_two(((r * r) * p + r) + 1, n);
 }
 
 /* 1 / (1 + e), and then one step of Newton's for what the sum 1 + e lost. */

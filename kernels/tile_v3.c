@@ -17,6 +17,10 @@ TARGET_BEGIN("avx2,fma")
 #define ANY_LANE(x) (!_mm256_testz_si256((__m256i)(x), (__m256i)(x)))
 #define ROOT_float(x) _mm256_sqrt_ps(x)
 #define ROOT_double(x) _mm256_sqrt_pd(x)
+#define LARGER_float(y, x) _mm256_max_ps(y, x)
+#define LARGER_double(y, x) _mm256_max_pd(y, x)
+#define SMALLER_float(y, x) _mm256_min_ps(y, x)
+#define SMALLER_double(y, x) _mm256_min_pd(y, x)
 
 #define REAL float
 #include "tile.h"

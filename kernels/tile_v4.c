@@ -16,6 +16,12 @@ TARGET_BEGIN("avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")
 #define ANY_LANE(x) (_mm512_test_epi32_mask((__m512i)(x), (__m512i)(x)) != 0)
 #define ROOT_float(x) _mm512_sqrt_ps(x)
 #define ROOT_double(x) _mm512_sqrt_pd(x)
+#define LARGER_float(y, x) _mm512_max_ps(y, x)
+#define LARGER_double(y, x) _mm512_max_pd(y, x)
+#define SMALLER_float(y, x) _mm512_min_ps(y, x)
+#define SMALLER_double(y, x) _mm512_min_pd(y, x)
+#define SCALE_float(x, n) _mm512_scalef_ps(x, n)
+#define SCALE_double(x, n) _mm512_scalef_pd(x, n)
 
 /* A vector's indices, shifted together in a register: the form that writes to memory is microcoded. */
 static INLINE int LIST_NONZERO_float(__m512 x, int32_t first, int32_t *list) {
