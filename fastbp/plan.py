@@ -253,6 +253,7 @@ def _step_plan(
     builder.forward(out=builder.a[-1])
     builder.output_delta(loss)
     builder.backward(op, optimizer)
+    builder.rows[0]["online"] = optimizer == Optimizer.SGD and batch_size == 1 and not data.sparse
     return builder.plan()
 
 

@@ -119,10 +119,17 @@ PLAN_ROW = np.dtype(
             "delta",  # offset in work: d loss / d z of this layer, (B, O)
             "delta_prev",  # offset in work: d loss / d z of the layer below, (B, I)
             "barrier",  # 1: all threads finish this row before any begins the next
+            "online",  # 1 in the first row: see below
         )
     ]
 )
-"""One row of a step plan. Offsets count elements of the run's dtype (``saved``: bytes)."""
+"""One row of a step plan. Offsets count elements of the run's dtype (``saved``: bytes).
+
+A plan is *online* if its steps are gradient descent on one dense sample each: it gathers the sample, its target and
+maybe its weight, and has the layers' forward products from the first to the last, the error at the output, then from
+the last layer down to the second its backward product and its update, and the first one's update. No two layers share
+weights. A backend may take the samples of an online plan in turn in a way of its own.
+"""
 
 STEP = np.dtype(
     [

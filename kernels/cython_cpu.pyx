@@ -40,7 +40,7 @@ cdef enum Source:
 
 cdef packed struct Row:
     int64_t op, activation, loss, optimizer, source, finite, n_in, n_out
-    int64_t a_prev, a, saved, y, weight, W, b, delta, delta_prev, barrier
+    int64_t a_prev, a, saved, y, weight, W, b, delta, delta_prev, barrier, online
 
 cdef packed struct LayerRow:
     int64_t n_in, n_out, W, b, activation
@@ -310,6 +310,7 @@ def predict_rows(
 include "cython_workers.pxi"
 include "cython_packing.pxi"
 include "cython_csr.pxi"
+include "cython_online.pxi"
 
 
 # ------------------------------------------------------------------------------------------------- kernels
@@ -464,8 +465,9 @@ def _train_steps(
     )
     cdef real* packed[4]
     cdef real* rest = &scratch[0]
-    cdef Py_ssize_t s, start, n_rows, state, size = _place(&natural[0], &plan[0], plan.shape[0], rest)
+    cdef Py_ssize_t s = 0, start, n_rows, state, size = _place(&natural[0], &plan[0], plan.shape[0], rest)
     cdef bint skip_zeros
+    cdef Online online
     cdef Ahead ahead
     cdef Batch batch = _batch(batch_size, rest)
     cdef Share share
@@ -478,7 +480,12 @@ def _train_steps(
     csr = _csr_of(&plan[0], plan.shape[0], &worker, &sources, &rest)
     with nogil:
         skip_zeros = (batch_size == 1 or order.shape[0] % batch_size == 1) and tiles(rest).is_finite(size, packed[0])
-        for s in range(steps.shape[0]):
+        if plan[0].online == 1 and worker.n_threads == 1 and skip_zeros:
+            online = _online_of(&plan[0], plan.shape[0], &sources)
+            s = _online_steps(
+                &worker, &online, &order[0], steps.shape[0], &steps[0], packed[0], &work[0], &losses[0]
+            )
+        for s in range(s, steps.shape[0]):
             start = s * batch_size
             n_rows = min(batch_size, order.shape[0] - start)
             if n_rows != batch.n:

@@ -73,7 +73,7 @@ cdef void _forward_one(
     cdef Py_ssize_t first = strips.first * L, n = (strips.end - strips.first) * L
     cdef real* sums = <real*> worker.own
     cdef int32_t* inputs = <int32_t*> (sums + n)
-    n_inputs = cpu.list_nonzero(n_in, a_prev, inputs) if skip_zeros else _list_all(n_in, inputs)
+    n_inputs = cpu.list_nonzero(n_in, a_prev, a_prev, inputs) if skip_zeros else _list_all(n_in, inputs)
     cpu.weighted_rows(n_inputs, inputs, a_prev, <real*> layer.W + first * n_in, L, n_in * L, n, sums)
     cpu.activate(n, sums, NULL if layer.b == NULL else <real*> layer.b + first, activation, a + first)
 
@@ -98,7 +98,7 @@ cdef void _backprop_one(
     cdef int32_t* units = <int32_t*> worker.own
     a_prev, delta_prev = a_prev + share.first, delta_prev + share.first
     memset(delta_prev, 0, (_rounded(share.end, L) - share.first if share.end == layer.n_in else n) * sizeof(real))
-    n_units = cpu.list_nonzero(n, a_prev, units) if activation == RELU else _list_all(n, units)
+    n_units = cpu.list_nonzero(n, a_prev, a_prev, units) if activation == RELU else _list_all(n, units)
     cpu.row_products(
         n_units, units, delta, <real*> layer.W + share.first * L, layer.n_in, _rounded(layer.n_out, L), delta_prev
     )
@@ -118,7 +118,7 @@ cdef void _descend_one(
     cdef int32_t first = 0
     cdef real one = 1
     if csr == NULL:
-        n_inputs = cpu.list_nonzero(share.end - share.first, x, inputs)
+        n_inputs = cpu.list_nonzero(share.end - share.first, x, x, inputs)
     else:
         n_inputs = _open_sample(csr, <real*> csr.x, csr.order[0], share)
     cpu.add_outer(n_inputs, inputs, scale, x, delta, <real*> layer.W + share.first * L, layer.n_in, n)

@@ -226,6 +226,49 @@ def add_outer_vectors(
     return types.void(integer, integer, listed, x.dtype, x, d, W, integer), codegen
 
 
+@intrinsic
+def add_outer_forward_vectors(
+    typingctx: Any,
+    n_vectors: Any,
+    n_listed: Any,
+    listed: Any,
+    scale: Any,
+    x: Any,
+    d: Any,
+    following: Any,
+    W: Any,
+    w_vector: Any,
+    sums: Any,
+) -> Any:
+    """Do `add_outer_vectors`, and at once sum ``following[i] W[i, :]``, for 1 to ``ROW_VECTORS // 2`` vectors."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        n_vectors, n_listed, listed, scale, x, d, following, W, w_vector, sums = args
+        vector, integer = vector_of(signature.args[7].dtype)[0], n_vectors.type
+
+        def emit(width: int) -> None:
+            places = _vectors_at(builder, d, integer(vector.count), width)
+            addends = [emit_load(builder, place, vector) for place in places]
+            totals = [cgutils.alloca_once_value(builder, ir.Constant(vector, None)) for _ in range(width)]
+            with cgutils.for_range(builder, n_listed) as loop:
+                i = _unit(builder, listed, loop.index)
+                factor = emit_splat(builder, builder.fmul(scale, builder.load(builder.gep(x, [i]))), vector)
+                following_factor = emit_splat(builder, builder.load(builder.gep(following, [i])), vector)
+                start = builder.gep(W, [builder.mul(i, integer(vector.count))])
+                for addend, total, w in zip(addends, totals, _vectors_at(builder, start, w_vector, width), strict=True):
+                    changed = emit_fma(builder, factor, addend, emit_load(builder, w, vector))
+                    emit_store(builder, changed, w)
+                    builder.store(emit_fma(builder, following_factor, changed, builder.load(total)), total)
+            for place, total in zip(_vectors_at(builder, sums, integer(vector.count), width), totals, strict=True):
+                emit_store(builder, builder.load(total), place)
+
+        _emit_each_width(builder, n_vectors, emit, ROW_VECTORS // 2)
+        return context.get_dummy_value()
+
+    integer = types.intp
+    return types.void(integer, integer, listed, x.dtype, x, d, following, W, integer, sums), codegen
+
+
 def _unit(builder: Any, listed: Any, t: Any) -> Any:
     """Return listed[t]."""
     return builder.sext(builder.load(builder.gep(listed, [t])), t.type)
@@ -236,11 +279,11 @@ def _vectors_at(builder: Any, start: Any, stride: Any, count: int) -> list[Any]:
     return [builder.gep(start, [builder.mul(stride, stride.type(v))]) for v in range(count)]
 
 
-def _emit_each_width(builder: Any, n_vectors: Any, emit: Callable[[int], None]) -> None:
-    """Emit a switch over 1 to `ROW_VECTORS` vectors."""
+def _emit_each_width(builder: Any, n_vectors: Any, emit: Callable[[int], None], most: int = ROW_VECTORS) -> None:
+    """Emit a switch over 1 to ``most`` vectors."""
     done = builder.append_basic_block("row.done")
     choice = builder.switch(n_vectors, done)
-    for width in range(1, ROW_VECTORS + 1):
+    for width in range(1, most + 1):
         block = builder.append_basic_block(f"row.{width}")
         choice.add_case(n_vectors.type(width), block)
         builder.position_at_end(block)

@@ -16,6 +16,7 @@ from . import contract
 from .contract import NONE, Activation, Op, Optimizer, Source
 from .numba_csr import csr_of, csr_size, forward_csr, update_csr
 from .numba_jit import as_writable, inlined, jit, kernel, tiles_of
+from .numba_online import online_steps
 from .numba_packing import (
     Layer,
     States,
@@ -190,6 +191,11 @@ def linear_update(a_prev, delta, optimizer, step, W, b, m_W, m_b, v_W, v_b, scra
 
 def train_steps(plan, steps, order, batch_size, buffers, losses, n_threads=1):
     tiles, used, flat = _tiles(buffers.params), _used(plan), _flat(buffers)
+    if n_threads == 1 and plan["online"][0] == 1 and not steps["l2"].any():
+        done = online_steps(tiles, plan.copy(), plan.copy(), steps, order, flat, losses)
+        steps, order = steps[done:], order[done:]
+        if not steps.size:
+            return
 
     def work(thread, barrier):
         _train_steps(thread, barrier, tiles, plan.copy(), plan.copy(), used, steps, order, batch_size, flat, losses)

@@ -118,7 +118,7 @@ def forward_one(tiles, worker, a_prev, layer, activation, skip_zeros, a):
     strips = share(worker, (layer.n_out + L - 1) // L, 1)
     first, n, sums = strips.first * L, (strips.end - strips.first) * L, worker.own
     inputs = as_pointer_to(at(sums, n), int32)
-    n_inputs = list_nonzero(tiles, n_in, a_prev, inputs) if skip_zeros else list_all(n_in, inputs)
+    n_inputs = list_nonzero(tiles, n_in, a_prev, a_prev, inputs) if skip_zeros else list_all(n_in, inputs)
     weighted_rows(tiles, n_inputs, inputs, a_prev, at(layer.W, first * n_in), L, n_in * L, n, sums)
     activate(tiles, n, sums, further(layer.b, first), activation, at(a, first))
 
@@ -140,7 +140,7 @@ def backprop_one(tiles, worker, first, end, delta, layer, a_prev, activation, de
     L, n, units = lanes(delta), end - first, as_pointer_to(worker.own, int32)
     a_prev, delta_prev = at(a_prev, first), at(delta_prev, first)
     clear(delta_prev, rounded(end, L) - first if end == layer.n_in else n)
-    n_units = list_nonzero(tiles, n, a_prev, units) if activation == Activation.RELU else list_all(n, units)
+    n_units = list_nonzero(tiles, n, a_prev, a_prev, units) if activation == Activation.RELU else list_all(n, units)
     weights = at(layer.W, first * L), layer.n_in
     row_products(tiles, n_units, units, delta, *weights, rounded(layer.n_out, L), delta_prev)
     if activation != Activation.RELU:
@@ -150,9 +150,8 @@ def backprop_one(tiles, worker, first, end, delta, layer, a_prev, activation, de
 @inlined
 def descend_one(tiles, worker, first, end, a_prev, delta, step, layer):
     """Gradient descent on one sample: only the rows of W whose input is not 0 change."""
-    inputs = as_pointer_to(worker.own, int32)
-    n_inputs = list_nonzero(tiles, end - first, at(a_prev, first), inputs)
-    descend(tiles, worker, first, n_inputs, inputs, at(a_prev, first), delta, step, layer)
+    inputs, x = as_pointer_to(worker.own, int32), at(a_prev, first)
+    descend(tiles, worker, first, list_nonzero(tiles, end - first, x, x, inputs), inputs, x, delta, step, layer)
 
 
 @inlined

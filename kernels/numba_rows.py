@@ -12,7 +12,7 @@ import math
 
 import numba
 
-from .contract import Activation, Loss
+from .contract import NONE, Activation, Loss
 from .numba_blocks import (
     ROW_VECTORS,
     add_outer_vectors,
@@ -100,12 +100,13 @@ def scatter_panel(n, panel, n_rows, out, row, vector, fill):
 # ---------------------------------------------------------------------------------------------- one sample
 
 
-@primitive("iipw")
-def list_nonzero(n, x, listed):
-    """List the indices of the elements that are not 0, ascending; return how many."""
+@primitive("iippw")
+def list_nonzero(n, x, other, listed):
+    """List the indices of the elements that are not 0 in x or in ``other``, ascending; return how many."""
     found = 0
     for j in range(0, n, lanes(x)):
-        found += list_lanes(load_vector(at(x, j), n - j, 0) != 0, j, at(listed, found))
+        x_j, other_j = load_vector(at(x, j), n - j, 0), load_vector(at(other, j), n - j, 0)
+        found += list_lanes(choose(x_j != 0, x_j, other_j) != 0, j, at(listed, found))
     return found
 
 
@@ -115,7 +116,7 @@ def is_finite(n, x):
     zeros = splat(0, x)
     for j in range(0, n, lanes(x)):
         zeros += 0 * load_vector(at(x, j), n - j, 0)
-    return sum_lanes(zeros) == 0
+    return not any_lane(zeros != 0)
 
 
 @inlined
@@ -239,11 +240,13 @@ margin = make_constant(2.0**-23, 2.0**-52)  # probabilities are held this far fr
 
 
 @inlined
-def losses(loss, a, y):
+def losses_of(loss, a, y):
     """Return the losses, output by output; what weighs 0 is left out, 0 log 0 = 0.
 
     Its logarithm is not even taken where that holds for the whole vector: most targets are 0 or 1.
     """
+    if loss == NONE:
+        return splat(0.0, a)
     if loss == Loss.SQUARED_ERROR:
         return 0.5 * ((a - y) * (a - y))
     if loss == Loss.POISSON:
@@ -258,12 +261,15 @@ def losses(loss, a, y):
 
 @primitive("diiiippdp")
 def output_row(n, padded, activation, loss, a, y, weight, delta):
-    """Return the loss of one sample; write its delta = d loss / d z, filled up with zeros if rows are padded."""
+    """Return the loss of one sample; write its delta = d loss / d z, filled up with zeros if rows are padded.
+
+    With NONE for a loss it is left out, and delta is that of a cross-entropy.
+    """
     total, products, end = splat(0, a), splat(0, a), filled(n, padded, a)
     for j in range(0, n, lanes(a)):
         a_j, y_j = load_vector(at(a, j), n - j, 1), load_vector(at(y, j), n - j, 1)
         d = a_j - y_j
-        total += first_lanes(losses(loss, a_j, y_j), n - j, 0)
+        total += first_lanes(losses_of(loss, a_j, y_j), n - j, 0)
         products += d * a_j
         store_vector(at(delta, j), end - j, weight * d)
     if loss == Loss.SQUARED_ERROR and activation == Activation.SOFTMAX:  # its Jacobian is a_i ((i = j) - a_j)
@@ -287,7 +293,7 @@ def output_panel(n, width, n_rows, activation, loss, a, y, weight, delta):
         for here in range(r, n * pitch(a), pitch(a)):
             a_j, y_j = load_whole(a, here), load_whole(y, here)
             d = a_j - y_j
-            total += losses(loss, a_j, y_j)
+            total += losses_of(loss, a_j, y_j)
             mean += d * a_j
             store_whole(delta, here, weights * d)
         if loss == Loss.SQUARED_ERROR and activation == Activation.SOFTMAX:

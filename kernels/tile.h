@@ -383,17 +383,19 @@ static void scatter_panel(ptrdiff_t n, const void *panel, ptrdiff_t n_rows, void
 #define row_products JOIN(row_products, REAL)
 #define add_outer_of JOIN(add_outer_of, REAL)
 #define add_outer JOIN(add_outer, REAL)
+#define add_outer_forward_of JOIN(add_outer_forward_of, REAL)
+#define add_outer_forward JOIN(add_outer_forward, REAL)
 
-static ptrdiff_t list_nonzero(ptrdiff_t n, const void *row, int32_t *list) {
-    const REAL *x = row;
+static ptrdiff_t list_nonzero(ptrdiff_t n, const void *row, const void *other_row, int32_t *list) {
+    const REAL *x = row, *other = other_row;
     ptrdiff_t found = 0;
 #ifdef LIST_NONZERO_float
     for (ptrdiff_t j = 0; j < n; j += LANES)
-        found += JOIN(LIST_NONZERO, REAL)(load_part(x + j, n - j), (int32_t)j, list + found);
+        found += JOIN(LIST_NONZERO, REAL)(load_part(x + j, n - j), load_part(other + j, n - j), (int32_t)j, list + found);
 #else
     for (ptrdiff_t j = 0; j < n; j++) {
         list[found] = (int32_t)j; /* overwritten by the next one unless it counts: no branch to guess */
-        found += x[j] != 0;
+        found += (x[j] != 0) | (other[j] != 0);
     }
 #endif
     return found;
@@ -403,7 +405,7 @@ static int is_finite(ptrdiff_t n, const void *row) {
     vec zeros = splat(0);
     for (ptrdiff_t j = 0; j < n; j += LANES)
         zeros += 0 * load_part((const REAL *)row + j, n - j);
-    return sum_lanes(zeros) == 0;
+    return !any(zeros != 0);
 }
 
 static INLINE void weighted_rows_of(const int n_vectors, ptrdiff_t n_listed, const int32_t *list, const REAL *x,
@@ -495,6 +497,44 @@ static void add_outer(ptrdiff_t n_listed, const int32_t *list, double scale, con
     for (ptrdiff_t o = 0; o < n; o += ROW_VECTORS * LANES) {
         const ptrdiff_t n_vectors = (n - o + LANES - 1) / LANES;
         switch (n_vectors < ROW_VECTORS ? n_vectors : ROW_VECTORS) { EACH_WIDTH(ADD_OUTER) }
+    }
+}
+
+/* Half as many vectors at a time as in add_outer: each of them takes two registers. */
+static INLINE void add_outer_forward_of(const int n_vectors, ptrdiff_t n_listed, const int32_t *list, REAL scale,
+                                        const REAL *x, const REAL *d, const REAL *next, REAL *W, ptrdiff_t w_vector,
+                                        REAL *sums) {
+    vec addends[ROW_VECTORS / 2], total[ROW_VECTORS / 2];
+    UNROLL for (int v = 0; v < n_vectors; v++) {
+        addends[v] = load(d + v * LANES);
+        total[v] = splat(0);
+    }
+    for (ptrdiff_t t = 0; t < n_listed; t++) {
+        REAL *w = W + list[t] * LANES;
+        const vec factor = splat(scale * x[list[t]]), next_factor = splat(next[list[t]]);
+        UNROLL for (int v = 0; v < n_vectors; v++) {
+            const vec changed = load(w + v * w_vector) + factor * addends[v];
+            store(w + v * w_vector, changed);
+            total[v] += next_factor * changed;
+        }
+    }
+    UNROLL for (int v = 0; v < n_vectors; v++)
+        store(sums + v * LANES, total[v]);
+}
+
+#define ADD_OUTER_FORWARD(vectors)                                                                                     \
+    case vectors:                                                                                                      \
+        add_outer_forward_of(vectors, n_listed, list, (REAL)scale, x, (const REAL *)d + o, next, (REAL *)W + o * n_in, \
+                             LANES * n_in, (REAL *)sums + o);                                                          \
+        break;
+
+static void add_outer_forward(ptrdiff_t n_listed, const int32_t *list, double scale, const void *x, const void *d,
+                              const void *next, void *W, ptrdiff_t n_in, ptrdiff_t n, void *sums) {
+    for (ptrdiff_t o = 0; o < n; o += ROW_VECTORS / 2 * LANES) {
+        const ptrdiff_t n_vectors = (n - o + LANES - 1) / LANES;
+        switch (n_vectors < ROW_VECTORS / 2 ? n_vectors : ROW_VECTORS / 2) {
+            ADD_OUTER_FORWARD(1) ADD_OUTER_FORWARD(2) ADD_OUTER_FORWARD(3) ADD_OUTER_FORWARD(4)
+        }
     }
 }
 
@@ -594,6 +634,7 @@ static void through_activation(ptrdiff_t n, const void *a, int activation, void 
 #define losses JOIN(losses, REAL)
 #define output_row_of JOIN(output_row_of, REAL)
 #define output_row JOIN(output_row, REAL)
+#define log_losses JOIN(log_losses, REAL)
 #define output_panel_of JOIN(output_panel_of, REAL)
 #define output_panel JOIN(output_panel, REAL)
 #define sum_rows JOIN(sum_rows, REAL)
@@ -601,6 +642,8 @@ static void through_activation(ptrdiff_t n, const void *a, int activation, void 
 /* Losses, output by output. What weighs 0 is left out, 0 log 0 = 0, and its logarithm not even taken where that holds for
  * the whole vector: most targets are 0 or 1. */
 static INLINE vec losses(const int loss, vec a, vec y) {
+    if (loss == NONE)
+        return splat(0);
     if (loss == SQUARED_ERROR)
         return (REAL)0.5 * ((a - y) * (a - y));
     if (loss == POISSON)
@@ -634,7 +677,7 @@ static INLINE double output_row_of(const int loss, ptrdiff_t n, int padded, int 
     return (double)weight * sum_lanes(total);
 }
 
-#define EACH_LOSS(LOSS) LOSS(SQUARED_ERROR) LOSS(CROSS_ENTROPY) LOSS(BINARY_CROSS_ENTROPY) LOSS(POISSON)
+#define EACH_LOSS(LOSS) LOSS(NONE) LOSS(SQUARED_ERROR) LOSS(CROSS_ENTROPY) LOSS(BINARY_CROSS_ENTROPY) LOSS(POISSON)
 
 #define OUTPUT_ROW(loss)                                                                                               \
     case loss:                                                                                                         \
@@ -644,6 +687,11 @@ static double output_row(ptrdiff_t n, int padded, int activation, int loss, cons
                          void *delta) {
     switch (loss) { EACH_LOSS(OUTPUT_ROW) }
     return 0;
+}
+
+static void log_losses(ptrdiff_t n, const void *p, void *out) {
+    for (ptrdiff_t j = 0; j < n; j += LANES)
+        store_part((REAL *)out + j, n - j, losses(CROSS_ENTROPY, load_part((const REAL *)p + j, n - j), splat(1)));
 }
 
 static INLINE double output_panel_of(const int loss, ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, int activation,
@@ -692,6 +740,6 @@ static void sum_rows(ptrdiff_t n_rows, const void *A, ptrdiff_t row, void *sums)
 
 static const Tiles table = {
     LANES,        product,      update,        pack,      unpack,   gather_panel,       scatter_panel,
-    list_nonzero, is_finite,     weighted_rows, row_products, add_outer, activate,  softmax,  softmax_panel,
-    through_activation,          output_row,   output_panel,  sum_rows,  apply,
+    list_nonzero, is_finite,     weighted_rows, row_products, add_outer, add_outer_forward,  activate,  softmax,
+    softmax_panel,               through_activation,          output_row,   log_losses,  output_panel,  sum_rows,  apply,
 };

@@ -111,9 +111,9 @@ typedef struct {
     void (*scatter_panel)(ptrdiff_t n, const void *panel, ptrdiff_t n_rows, void *out, ptrdiff_t row, ptrdiff_t vector,
                           int fill);
 
-    /* List the indices of the elements that are not 0, ascending; return how many. The list has room for n, in whole
-     * vectors. */
-    ptrdiff_t (*list_nonzero)(ptrdiff_t n, const void *x, int32_t *list);
+    /* List the indices of the elements that are not 0 in x or in `other` (which may be x again), ascending; return how
+     * many. The list has room for n, in whole vectors. */
+    ptrdiff_t (*list_nonzero)(ptrdiff_t n, const void *x, const void *other, int32_t *list);
 
     /* Whether no element is infinite or NaN. */
     int (*is_finite)(ptrdiff_t n, const void *x);
@@ -133,6 +133,11 @@ typedef struct {
     void (*add_outer)(ptrdiff_t n_listed, const int32_t *list, double scale, const void *x,
                       const void *d, void *W, ptrdiff_t n_in, ptrdiff_t n);
 
+    /* The same, and at once the forward product of the next sample, whose inputs are `next`: each row of W is at hand
+     * once. Between the vectors of a row there are n_in L elements. */
+    void (*add_outer_forward)(ptrdiff_t n_listed, const int32_t *list, double scale, const void *x, const void *d,
+                              const void *next, void *W, ptrdiff_t n_in, ptrdiff_t n, void *sums);
+
     /* a = act(sums + b) for a row of n; softmax comes later. */
     void (*activate)(ptrdiff_t n, const void *sums, const void *b, int activation, void *a);
 
@@ -149,7 +154,11 @@ typedef struct {
     double (*output_row)(ptrdiff_t n, int padded, int activation, int loss, const void *a, const void *y, double weight,
                          void *delta);
 
-    /* The same for a panel of n_rows samples, weights in a row of `width` or NULL. */
+    /* out = -log(p): the losses of n samples whose class is the only target. With NONE for a loss output_row leaves them
+     * out; its delta is that of a cross-entropy. */
+    void (*log_losses)(ptrdiff_t n, const void *p, void *out);
+
+    /* Loss and delta for a panel of n_rows samples, weights in a row of `width` or NULL. */
     double (*output_panel)(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, int activation, int loss, const void *a,
                            const void *y, const void *weight, void *delta);
 

@@ -75,7 +75,7 @@ cdef extern from "tile_table.h":
             Py_ssize_t n, const void* panel, Py_ssize_t n_rows, void* out, Py_ssize_t row, Py_ssize_t vector,
             bint fill
         ) noexcept nogil
-        Py_ssize_t (*list_nonzero)(Py_ssize_t n, const void* x, int32_t* list) noexcept nogil
+        Py_ssize_t (*list_nonzero)(Py_ssize_t n, const void* x, const void* other, int32_t* list) noexcept nogil
         bint (*is_finite)(Py_ssize_t n, const void* x) noexcept nogil
         void (*weighted_rows)(
             Py_ssize_t n_listed, const int32_t* list, const void* x, const void* W, Py_ssize_t w_row,
@@ -89,6 +89,10 @@ cdef extern from "tile_table.h":
             Py_ssize_t n_listed, const int32_t* list, double scale, const void* x, const void* d, void* W,
             Py_ssize_t n_in, Py_ssize_t n
         ) noexcept nogil
+        void (*add_outer_forward)(
+            Py_ssize_t n_listed, const int32_t* list, double scale, const void* x, const void* d, const void* following,
+            void* W, Py_ssize_t n_in, Py_ssize_t n, void* sums
+        ) noexcept nogil
         void (*activate)(Py_ssize_t n, const void* sums, const void* b, int activation, void* a) noexcept nogil
         void (*softmax)(Py_ssize_t n, bint padded, void* z) noexcept nogil
         void (*softmax_panel)(Py_ssize_t n, Py_ssize_t width, void* z) noexcept nogil
@@ -97,6 +101,7 @@ cdef extern from "tile_table.h":
             Py_ssize_t n, bint padded, int activation, int loss, const void* a, const void* y, double weight,
             void* delta
         ) noexcept nogil
+        void (*log_losses)(Py_ssize_t n, const void* p, void* out) noexcept nogil
         double (*output_panel)(
             Py_ssize_t n, Py_ssize_t width, Py_ssize_t n_rows, int activation, int loss, const void* a, const void* y,
             const void* weight, void* delta

@@ -24,15 +24,17 @@ TARGET_BEGIN("avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")
 #define SCALE_double(x, n) _mm512_scalef_pd(x, n)
 
 /* A vector's indices, shifted together in a register: the form that writes to memory is microcoded. */
-static INLINE int LIST_NONZERO_float(__m512 x, int32_t first, int32_t *list) {
-    const __mmask16 mask = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+static INLINE int LIST_NONZERO_float(__m512 x, __m512 other, int32_t first, int32_t *list) {
+    const __mmask16 mask = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NEQ_UQ) |
+                          _mm512_cmp_ps_mask(other, _mm512_setzero_ps(), _CMP_NEQ_UQ);
     const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     _mm512_storeu_si512(list, _mm512_maskz_compress_epi32(mask, _mm512_add_epi32(lanes, _mm512_set1_epi32(first))));
     return __builtin_popcount(mask);
 }
 
-static INLINE int LIST_NONZERO_double(__m512d x, int32_t first, int32_t *list) {
-    const __mmask8 mask = _mm512_cmp_pd_mask(x, _mm512_setzero_pd(), _CMP_NEQ_UQ);
+static INLINE int LIST_NONZERO_double(__m512d x, __m512d other, int32_t first, int32_t *list) {
+    const __mmask8 mask = _mm512_cmp_pd_mask(x, _mm512_setzero_pd(), _CMP_NEQ_UQ) |
+                          _mm512_cmp_pd_mask(other, _mm512_setzero_pd(), _CMP_NEQ_UQ);
     const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     _mm256_storeu_si256((__m256i *)list,
                         _mm256_maskz_compress_epi32(mask, _mm256_add_epi32(lanes, _mm256_set1_epi32(first))));
