@@ -84,7 +84,7 @@ class Run:
         while done < len(table):
             if not self._packed:
                 self.backend.module.pack(self.plan.rows, self.buffers, not self.has_moments)
-                self.has_moments = self._packed = True
+                self.has_moments, self._packed = bool(self.buffers.m.size), True
             count, n_threads = self.pace.next()
             count = min(count, len(table) - done)
             if steps_to_cut is not None:

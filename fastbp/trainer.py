@@ -282,7 +282,9 @@ class Trainer(Fixed):
         form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size), checked)
         batch_size = min(self.batch_size, n_samples(data))
         plan = training_plan(network.layout, network.activations, self.loss_code, self.optimizer.rule, batch_size, form)
-        state = {"params": network.parameters, "m": self._m, "v": self._v}
+        state = {"params": network.parameters}
+        if self.optimizer.n_moments:
+            state |= {"m": self._m, "v": self._v}
         n_threads = threads_for(self.n_threads, plan.flops)
         buffers = run_buffers(plan, backend, data, state, n_threads, workspace)
         workspace.update(work=buffers.work, scratch=buffers.scratch)

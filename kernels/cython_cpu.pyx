@@ -109,12 +109,12 @@ PACKS = True
 
 def pack(plan, buffers, moments=True):
     """Pack the parameters of a run, and what goes with them, into ``scratch``, where `train_steps` works on them."""
-    _pack(plan.copy(), plan.copy(), _used(plan), True, moments, *buffers[7:11], buffers.scratch, False)
+    _pack(*_numbers(plan), _used(plan), True, moments, *buffers[7:11], buffers.scratch, False)
 
 
 def unpack(plan, buffers, params=True, moments=True):
     """Write the parameters of a run, and what goes with them, back to where their owner looks for them."""
-    _pack(plan.copy(), plan.copy(), _used(plan), params, moments, *buffers[7:11], buffers.scratch, True)
+    _pack(*_numbers(plan), _used(plan), params, moments, *buffers[7:11], buffers.scratch, True)
 
 
 def gather_rows(const real[:, ::1] X, const int64_t[::1] order, real[:, ::1] out, int n_threads=1):
@@ -277,10 +277,10 @@ def linear_update(
 
 
 def train_steps(plan, steps, order, Py_ssize_t batch_size, buffers, losses, int n_threads=1):
-    used, flat = _used(plan), _flat(buffers)
+    used, flat, numbers = _used(plan), _flat(buffers), steps.view(np.float64)
 
     def work(thread, barrier):
-        _train_steps(thread, barrier, plan.copy(), plan.copy(), used, steps, order, batch_size, *flat, losses)
+        _train_steps(thread, barrier, *_numbers(plan), used, numbers, order, batch_size, *flat, losses)
 
     together(work, n_threads)
 
@@ -289,7 +289,7 @@ def predict(plan, order, Py_ssize_t batch_size, buffers, out, int n_threads=1):
     flat = _flat(buffers)
 
     def work(thread, barrier):
-        _predict(thread, barrier, plan.copy(), plan.copy(), order, batch_size, *flat, out)
+        _predict(thread, barrier, *_numbers(plan), order, batch_size, *flat, out)
 
     together(work, n_threads)
 
@@ -316,9 +316,15 @@ include "cython_online.pxi"
 # ------------------------------------------------------------------------------------------------- kernels
 
 
+def _numbers(plan):
+    """Return a plan's rows as plain numbers, and a copy: to look at records takes NumPy longer than a small kernel."""
+    rows = plan.view(np.int64)
+    return rows, rows.copy()
+
+
 def _flat(buffers):
     """Return the buffers in the one form that `_train_steps` and `_predict` are compiled for."""
-    return tuple([array.reshape(array.size) for array in buffers])
+    return [array if array.ndim == 1 else array.reshape(array.size) for array in buffers]
 
 
 cdef void _linear_forward(
@@ -438,10 +444,10 @@ cdef void _linear_update(
 def _train_steps(
     Py_ssize_t thread,
     int32_t[::1] barrier,
-    const Row[::1] natural,
-    Row[::1] plan,
+    const int64_t[::1] natural_rows,
+    int64_t[::1] rows,
     used,
-    const Step[::1] steps,
+    const double[::1] numbers,
     const int64_t[::1] order,
     Py_ssize_t batch_size,
     const real[::1] X,
@@ -463,9 +469,14 @@ def _train_steps(
     cdef Sources sources = Sources(
         &X[0], &X_data[0], &X_indices[0], &X_indptr[0], &y[0], &classes[0], &sample_weight[0]
     )
+    cdef const Row* natural = <const Row*> &natural_rows[0]
+    cdef Row* plan = <Row*> &rows[0]
+    cdef const Step* steps = <const Step*> &numbers[0]
     cdef real* packed[4]
     cdef real* rest = &scratch[0]
-    cdef Py_ssize_t s = 0, start, n_rows, state, size = _place(&natural[0], &plan[0], plan.shape[0], rest)
+    cdef Py_ssize_t n_plan = rows.shape[0] * sizeof(int64_t) // sizeof(Row)
+    cdef Py_ssize_t n_steps = numbers.shape[0] * sizeof(double) // sizeof(Step)
+    cdef Py_ssize_t s = 0, start, n_rows, state, size = _place(natural, plan, n_plan, rest)
     cdef bint skip_zeros
     cdef Online online
     cdef Ahead ahead
@@ -476,16 +487,16 @@ def _train_steps(
     for state in range(4):
         packed[state] = rest
         rest += size if used[state] else 0
-    worker = _worker_of(&plan[0], plan.shape[0], thread, &barrier[0], batch_size, &rest)
-    csr = _csr_of(&plan[0], plan.shape[0], &worker, &sources, &rest)
+    worker = _worker_of(plan, n_plan, thread, &barrier[0], batch_size, &rest)
+    csr = _csr_of(plan, n_plan, &worker, &sources, &rest)
     with nogil:
         skip_zeros = (batch_size == 1 or order.shape[0] % batch_size == 1) and tiles(rest).is_finite(size, packed[0])
-        if plan[0].online == 1 and worker.n_threads == 1 and skip_zeros:
-            online = _online_of(&plan[0], plan.shape[0], &sources)
+        if plan.online == 1 and worker.n_threads == 1 and skip_zeros:
+            online = _online_of(plan, n_plan, &sources)
             s = _online_steps(
-                &worker, &online, &order[0], steps.shape[0], &steps[0], packed[0], &work[0], &losses[0]
+                &worker, &online, &order[0], n_steps, steps, packed[0], &work[0], &losses[0]
             )
-        for s in range(s, steps.shape[0]):
+        for s in range(s, n_steps):
             start = s * batch_size
             n_rows = min(batch_size, order.shape[0] - start)
             if n_rows != batch.n:
@@ -495,7 +506,7 @@ def _train_steps(
             share = _share(&worker, min(batch_size, order.shape[0] - start), 1)
             ahead.order, ahead.n_rows = &order[0] + start + share.first, share.end - share.first
             if not _train_step(
-                &worker, &natural[0], &plan[0], plan.shape[0], &batch, &steps[s], &csr, &ahead, skip_zeros, packed,
+                &worker, natural, plan, n_plan, &batch, &steps[s], &csr, &ahead, skip_zeros, packed,
                 &work[0], &losses[0]
             ):
                 break
@@ -565,8 +576,8 @@ cdef bint _train_step(
 def _predict(
     Py_ssize_t thread,
     int32_t[::1] barrier,
-    const Row[::1] natural,
-    Row[::1] plan,
+    const int64_t[::1] natural_rows,
+    int64_t[::1] rows,
     const int64_t[::1] order,
     Py_ssize_t batch_size,
     const real[::1] X,
@@ -588,10 +599,13 @@ def _predict(
     cdef Sources sources = Sources(
         &X[0], &X_data[0], &X_indices[0], &X_indptr[0], &y[0], &classes[0], &sample_weight[0]
     )
+    cdef const Row* natural = <const Row*> &natural_rows[0]
+    cdef Row* plan = <Row*> &rows[0]
+    cdef Py_ssize_t n_plan = rows.shape[0] * sizeof(int64_t) // sizeof(Row)
     cdef real* packed = &scratch[0]
-    cdef real* rest = packed + _place(&natural[0], &plan[0], plan.shape[0], packed)
-    cdef Worker worker = _worker_of(&plan[0], plan.shape[0], thread, &barrier[0], batch_size, &rest)
-    cdef Csr csr = _csr_of(&plan[0], plan.shape[0], &worker, &sources, &rest)
+    cdef real* rest = packed + _place(natural, plan, n_plan, packed)
+    cdef Worker worker = _worker_of(plan, n_plan, thread, &barrier[0], batch_size, &rest)
+    cdef Csr csr = _csr_of(plan, n_plan, &worker, &sources, &rest)
     cdef Py_ssize_t start = 0, p, n_rows, n_out = out.shape[1]
     cdef Batch batch
     cdef Layer layer
@@ -599,11 +613,11 @@ def _predict(
     cdef real* a
     with nogil:
         if thread == 0:
-            _pack_state(&natural[0], &plan[0], plan.shape[0], <real*> &params[0], packed, False)
+            _pack_state(natural, plan, n_plan, <real*> &params[0], packed, False)
         while start < order.shape[0] and not ATOMIC_LOAD(worker.barrier + STOPPED):
             n_rows = min(batch_size, order.shape[0] - start)
             batch, csr.order = _batch(n_rows, packed), &order[start]
-            for p in range(plan.shape[0]):
+            for p in range(n_plan):
                 row = &plan[p]
                 if row.op == LINEAR_FORWARD:
                     layer, a = _layer(row, packed, packed, packed), rest if row.a == NONE else &work[row.a]

@@ -177,18 +177,21 @@ cdef void _pack_state(
 
 
 def _pack(
-    const Row[::1] natural, Row[::1] plan, used, bint parameters, bint moments, real[::1] params, real[::1] grads, real[::1] m, real[::1] v,
-    real[::1] scratch, bint back
+    const int64_t[::1] natural_rows, int64_t[::1] rows, used, bint parameters, bint moments, real[::1] params,
+    real[::1] grads, real[::1] m, real[::1] v, real[::1] scratch, bint back
 ):
     """Pack the flat buffers that are used one behind the other, or write them back."""
+    cdef const Row* natural = <const Row*> &natural_rows[0]
+    cdef Row* plan = <Row*> &rows[0]
+    cdef Py_ssize_t n_plan = rows.shape[0] * sizeof(int64_t) // sizeof(Row)
     cdef real* flat[4]
     cdef real* packed = &scratch[0]
-    cdef Py_ssize_t state, size = _place(&natural[0], &plan[0], plan.shape[0], packed)
+    cdef Py_ssize_t state, size = _place(natural, plan, n_plan, packed)
     flat[0], flat[1], flat[2], flat[3] = &params[0], &grads[0], &m[0], &v[0]
     for state in range(4):
         if used[state] and (parameters if state < 2 else moments):
             with nogil:
-                _pack_state(&natural[0], &plan[0], plan.shape[0], flat[state], packed, back)
+                _pack_state(natural, plan, n_plan, flat[state], packed, back)
         packed += size if used[state] else 0
 
 

@@ -10,6 +10,7 @@ points to a table of the primitives' addresses.
 
 from __future__ import annotations
 
+import numpy as np
 from numba import int32
 
 from . import contract
@@ -190,24 +191,24 @@ def linear_update(a_prev, delta, optimizer, step, W, b, m_W, m_b, v_W, v_b, scra
 
 
 def train_steps(plan, steps, order, batch_size, buffers, losses, n_threads=1):
-    tiles, used, flat = _tiles(buffers.params), _used(plan), _flat(buffers)
+    tiles, used, flat, plan = _tiles(buffers.params), _used(plan), _flat(buffers), as_writable(plan)
     if n_threads == 1 and plan["online"][0] == 1 and not steps["l2"].any():
-        done = online_steps(tiles, plan.copy(), plan.copy(), steps, order, flat, losses)
+        done = online_steps(tiles, plan, _copy_of(plan), steps, order, flat, losses)
         steps, order = steps[done:], order[done:]
         if not steps.size:
             return
 
     def work(thread, barrier):
-        _train_steps(thread, barrier, tiles, plan.copy(), plan.copy(), used, steps, order, batch_size, flat, losses)
+        _train_steps(thread, barrier, tiles, plan, _copy_of(plan), used, steps, order, batch_size, flat, losses)
 
     together(work, n_threads)
 
 
 def predict(plan, order, batch_size, buffers, out, n_threads=1):
-    tiles, flat = _tiles(buffers.params), _flat(buffers)
+    tiles, flat, plan = _tiles(buffers.params), _flat(buffers), as_writable(plan)
 
     def work(thread, barrier):
-        _predict(thread, barrier, tiles, plan.copy(), plan.copy(), order, batch_size, flat, out)
+        _predict(thread, barrier, tiles, plan, _copy_of(plan), order, batch_size, flat, out)
 
     together(work, n_threads)
 
@@ -224,9 +225,18 @@ def _tiles(array):
     return tiles_of(array.dtype.name)
 
 
+def _copy_of(plan):
+    """Return a copy of a plan, made as one of plain numbers: records take NumPy longer than a small kernel."""
+    return plan.view(np.int64).copy().view(plan.dtype)
+
+
 def _flat(buffers):
     """Return the buffers in the one form that `_train_steps` and `_predict` are compiled for."""
-    return contract.Buffers(*(as_writable(array).reshape(array.size) for array in buffers))
+    return contract.Buffers._make([_flat_array(array) for array in buffers])
+
+
+def _flat_array(array):
+    return array if array.ndim == 1 and array.flags.writeable else as_writable(array).reshape(array.size)
 
 
 @kernel("vWBpLiip")
@@ -479,7 +489,8 @@ def _predict_rows(tiles, layers, X, params, scratch, out):
 
 def _packing(plan, buffers):
     """Return the first arguments of `_pack`."""
-    return _tiles(buffers.params), plan.copy(), plan.copy(), _used(plan), *_flat(buffers)[7:11], buffers.scratch
+    arrays = map(_flat_array, (*buffers[7:11], buffers.scratch))
+    return _tiles(buffers.params), as_writable(plan), _copy_of(plan), _used(plan), *arrays
 
 
 @jit

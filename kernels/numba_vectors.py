@@ -526,7 +526,7 @@ def _emit_scaled(builder: Any, x: Any, n: Any) -> Any:
 
 
 def _emit_scaled_twice(builder: Any, x: Any, n: Any) -> Any:
-    """Multiply by two powers of two: n + 1.5 * 2^(mantissa bits) has n in the low bits, which move into the exponent."""
+    """Multiply by two powers of 2: n + 1.5 * 2^(mantissa bits) has n in the low bits, which move into the exponent."""
     bits, bias, mantissa = (32, 127, 23) if isinstance(x.type.element, ir.FloatType) else (64, 1023, 52)
     integers = ir.VectorType(ir.IntType(bits), x.type.count)
 
