@@ -222,7 +222,7 @@ def predict_rows(layers, X, params, scratch, out, n_threads=1):
 
 def _tiles(array):
     """Return the addresses of the primitives for an array's elements."""
-    return tiles_of(array.dtype.name)
+    return tiles_of(array.dtype)
 
 
 def _copy_of(plan):

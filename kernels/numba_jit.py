@@ -250,14 +250,14 @@ def _type(code: str, dtype: Any) -> Any:
     return _CODES[code] if code in _CODES else types.CPointer({"p": dtype, **_POINTERS}[code])
 
 
-def tiles_of(dtype: str) -> NDArray[np.int64]:
+def tiles_of(dtype: np.dtype[Any]) -> NDArray[np.int64]:
     """Return the addresses of all primitives for elements of a dtype."""
     return _tiles_of(dtype, len(_PRIMITIVES))
 
 
 @functools.cache
-def _tiles_of(dtype: str, n_primitives: int) -> NDArray[np.int64]:
-    return np.array([_compiled(place, dtype).address for place in range(n_primitives)], np.int64)
+def _tiles_of(dtype: np.dtype[Any], n_primitives: int) -> NDArray[np.int64]:
+    return np.array([_compiled(place, dtype.name).address for place in range(n_primitives)], np.int64)
 
 
 @functools.cache
