@@ -77,15 +77,16 @@ cdef void _unpack_batch(
         )
 
 
-cdef inline real* _at(const Batch* batch, Py_ssize_t n, real* packed, Py_ssize_t r, Py_ssize_t j) noexcept nogil:
-    """Return the address of unit j of sample r."""
-    cdef Py_ssize_t L = tiles(packed).lanes, p
-    if batch.n_panels == 0:
-        return packed + r * _rounded(n, L) + j
-    p = r // batch.width
-    if p >= batch.n_wide:
-        p = batch.n_wide + (r - batch.n_wide * batch.width) // (batch.width - L)
-    return packed + (p * n + j) * TILE_VECTORS * L + r - _panel_start(batch, p, L)
+cdef inline void _write_sample(
+    const Row* row, const Sources* sources, int64_t sample, Py_ssize_t pitch, real* out
+) noexcept nogil:
+    """Write the class of a sample, or its entries, to where all is 0; its units stand ``pitch`` apart."""
+    cdef Py_ssize_t e
+    if row.op == GATHER_CLASSES:
+        out[sources.classes[sample] * pitch] = 1
+        return
+    for e in range(sources.X_indptr[sample], sources.X_indptr[sample + 1]):
+        out[sources.X_indices[e] * pitch] += (<const real*> sources.X_data)[e]
 
 
 cdef bint _gather(
@@ -95,7 +96,7 @@ cdef bint _gather(
     this thread packed is finite, if it is dense."""
     cdef const Sources* sources = csr.sources
     cdef const int64_t* order = csr.order
-    cdef Py_ssize_t L = tiles(out).lanes, n = row.n_out, r, e, unit
+    cdef Py_ssize_t L = tiles(out).lanes, n = row.n_out, n_parts, unit, pitch, part, start, n_rows, r
     cdef const void* source
     cdef Share share
     if row.op == GATHER_ROWS:
@@ -103,18 +104,17 @@ cdef bint _gather(
         return _pack_batch(worker, batch, n, <const real*> source, order, out)
     if row.op == GATHER_CSR_ROWS and row.a == csr.place:
         return True
-    share, unit = _share(worker, batch.n, 1), _rounded(n, L)
-    if batch.n_panels:  # from the first sample of a panel to the first one of another
-        share, unit = _share(worker, batch.n_panels, 1), n * TILE_VECTORS * L
-    memset(out + share.first * unit, 0, (share.end - share.first) * unit * sizeof(real))
+    n_parts, unit, pitch, n_rows = batch.n, _rounded(n, L), 1, 1
     if batch.n_panels:
-        share = Share(_panel_start(batch, share.first, L), min(batch.n, _panel_start(batch, share.end, L)))
-    for r in range(share.first, share.end):
-        if row.op == GATHER_CLASSES:
-            _at(batch, n, out, r, sources.classes[order[r]])[0] = 1
-        else:
-            for e in range(sources.X_indptr[order[r]], sources.X_indptr[order[r] + 1]):
-                _at(batch, n, out, r, sources.X_indices[e])[0] += (<const real*> sources.X_data)[e]
+        n_parts, unit, pitch = batch.n_panels, n * TILE_VECTORS * L, TILE_VECTORS * L
+    share = _share(worker, n_parts, 1)
+    memset(out + share.first * unit, 0, (share.end - share.first) * unit * sizeof(real))
+    for part in range(share.first, share.end):
+        start = part
+        if batch.n_panels:
+            start, n_rows = _panel_start(batch, part, L), _panel_rows(batch, part, L)
+        for r in range(n_rows):
+            _write_sample(row, sources, order[start + r], pitch, out + part * unit + r)
     return True
 
 

@@ -165,15 +165,14 @@ def unpack_batch(tiles, worker, batch, n, packed, out):
 
 
 @inlined
-def element(batch, n, packed, r, j):
-    """Return the address of unit j of sample r."""
-    L = lanes(packed)
-    if batch.n_panels == 0:
-        return at(packed, r * rounded(n, L) + j)
-    p = r // batch.width
-    if p >= batch.n_wide:
-        p = batch.n_wide + (r - batch.n_wide * batch.width) // (batch.width - L)
-    return at(packed, (p * n + j) * TILE_VECTORS * L + r - panel_start(batch, p, L))
+def write_sample(row, sources, sample, pitch, out):
+    """Write the class of a sample, or its entries, to where all is 0; its units stand ``pitch`` apart."""
+    if row.op == Op.GATHER_CLASSES:
+        store(out, load(sources.classes, sample) * pitch, 1)
+        return
+    for e in range(load(sources.X_indptr, sample), load(sources.X_indptr, sample + 1)):
+        place = load(sources.X_indices, e) * pitch
+        store(out, place, load(out, place) + load(sources.X_data, e))
 
 
 @kernel("iWROqBpi")
@@ -190,19 +189,17 @@ def gather(tiles, worker, row, sources, order, batch, out, csr_place):
         return pack_batch(tiles, worker, batch, n, source, order, out)
     if row.op == Op.GATHER_CSR_ROWS and row.a == csr_place:
         return True
-    unit, n_units = (n * TILE_VECTORS * L, batch.n_panels) if batch.n_panels else (rounded(n, L), batch.n)
-    first, end = share(worker, n_units, 1)
+    n_parts, unit, pitch = batch.n, rounded(n, L), 1
+    if batch.n_panels:
+        n_parts, unit, pitch = batch.n_panels, n * TILE_VECTORS * L, TILE_VECTORS * L
+    first, end = share(worker, n_parts, 1)
     clear(at(out, first * unit), (end - first) * unit)
-    if batch.n_panels:  # from the first sample of a panel to the first one of another
-        first, end = panel_start(batch, first, L), min(batch.n, panel_start(batch, end, L))
-    for r in range(first, end):
-        sample = load(order, r)
-        if row.op == Op.GATHER_CLASSES:
-            store(element(batch, n, out, r, load(sources.classes, sample)), 0, 1)
-        else:
-            for e in range(load(sources.X_indptr, sample), load(sources.X_indptr, sample + 1)):
-                place = element(batch, n, out, r, load(sources.X_indices, e))
-                store(place, 0, load(place, 0) + load(sources.X_data, e))
+    for part in range(first, end):
+        start, n_rows = part, 1
+        if batch.n_panels:
+            start, n_rows = panel_start(batch, part, L), panel_rows(batch, part, L)
+        for r in range(n_rows):
+            write_sample(row, sources, load(order, start + r), pitch, at(out, part * unit + r))
     return True
 
 

@@ -289,13 +289,23 @@ def output_panel(n, width, n_rows, activation, loss, a, y, weight, delta):
     result = 0.0
     for r in range(0, width, lanes(a)):
         weights = splat(1, a) if is_null(weight) else load_whole(weight, r)
-        total, mean = splat(0, a), splat(0, a)
+        total, mean, p, ones, others = splat(0, a), splat(0, a), splat(0, a), splat(0, a), splat(0, a)
         for here in range(r, n * pitch(a), pitch(a)):
             a_j, y_j = load_whole(a, here), load_whole(y, here)
-            d = a_j - y_j
-            total += losses_of(loss, a_j, y_j)
+            d, excess = a_j - y_j, y_j * y_j - y_j
+            if loss != Loss.CROSS_ENTROPY:
+                total += losses_of(loss, a_j, y_j)
+            p += y_j * a_j
+            ones += y_j
+            others += excess * excess
             mean += d * a_j
             store_whole(delta, here, weights * d)
+        if loss == Loss.CROSS_ENTROPY:
+            if any_lane(first_lanes(ones, n_rows - r, 1) != 1) or any_lane(others != 0):
+                for here in range(r, n * pitch(a), pitch(a)):
+                    total += losses_of(Loss.CROSS_ENTROPY, load_whole(a, here), load_whole(y, here))
+            else:  # each sample has one class: one logarithm for all of its outputs
+                total = losses_of(Loss.CROSS_ENTROPY, p, splat(1, a))
         if loss == Loss.SQUARED_ERROR and activation == Activation.SOFTMAX:
             for here in range(r, n * pitch(a), pitch(a)):
                 a_j = load_whole(a, here)

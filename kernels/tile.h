@@ -699,13 +699,22 @@ static INLINE double output_panel_of(const int loss, ptrdiff_t n, ptrdiff_t widt
     double sum = 0;
     for (ptrdiff_t r = 0; r < width; r += LANES) {
         const vec weights = weight ? load(weight + r) : splat(1);
-        vec total = splat(0), mean = splat(0);
+        vec total = splat(0), mean = splat(0), p = splat(0), ones = splat(0), others = splat(0);
         for (ptrdiff_t here = r; here < n * PITCH; here += PITCH) {
-            const vec a_j = load(a + here), y_j = load(y + here), d = a_j - y_j;
-            total += losses(loss, a_j, y_j);
+            const vec a_j = load(a + here), y_j = load(y + here), d = a_j - y_j, excess = y_j * y_j - y_j;
+            if (loss != CROSS_ENTROPY)
+                total += losses(loss, a_j, y_j);
+            p += y_j * a_j;
+            ones += y_j;
+            others += excess * excess;
             mean += d * a_j;
             store(delta + here, weights * d);
         }
+        if (loss == CROSS_ENTROPY && !any((first_lanes(ones, n_rows - r, 1) != 1) | (others != 0)))
+            total = losses(loss, p, splat(1)); /* each sample has one class: one logarithm for all of its outputs */
+        else if (loss == CROSS_ENTROPY)
+            for (ptrdiff_t here = r; here < n * PITCH; here += PITCH)
+                total += losses(loss, load(a + here), load(y + here));
         if (loss == SQUARED_ERROR && activation == SOFTMAX)
             for (ptrdiff_t here = r; here < n * PITCH; here += PITCH) {
                 const vec a_j = load(a + here), d = a_j - load(y + here);
