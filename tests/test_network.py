@@ -366,13 +366,21 @@ def test_ctrl_c_keeps_the_weights_so_far(backend_name: str) -> None:
     X, y = make_data(n=2000)
     trainer = make_trainer(backend_name, batch_size=1)
     trainer.fit(X, y)  # compiled by now
-    before = trainer.network.parameters.copy()
-    timer = threading.Timer(0.3, _thread.interrupt_main)
-    timer.start()
+    before, has_ended = trainer.network.parameters.copy(), threading.Event()
+
+    def interrupt() -> None:
+        time.sleep(0.3)
+        _thread.interrupt_main()
+        while not has_ended.wait(5):  # Python drops an interrupt that comes during a callback of its garbage collector
+            _thread.interrupt_main()
+
+    other = threading.Thread(target=interrupt)
+    other.start()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer.fit(X, y, epochs=10**6, callbacks=[StopAfter(60)])
-    timer.join()
+    has_ended.set()
+    other.join()
     assert [str(warning.message) for warning in caught] == ["Training interrupted by user."]
     assert (trainer.network.parameters != before).any()
     assert np.isfinite(trainer.network.parameters).all()
