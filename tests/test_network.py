@@ -371,7 +371,7 @@ def test_ctrl_c_keeps_the_weights_so_far(backend_name: str) -> None:
     def interrupt() -> None:
         time.sleep(0.3)
         _thread.interrupt_main()
-        while not has_ended.wait(5):  # Python drops an interrupt that comes during a callback of its garbage collector
+        while not has_ended.wait(5):  # Python drops one that comes in a callback of its garbage collector, say
             _thread.interrupt_main()
 
     other = threading.Thread(target=interrupt)
