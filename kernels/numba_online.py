@@ -195,12 +195,8 @@ def _errors(tiles, online, plan, sample):
     loss = output_row(tiles, row.n_out, 1, row.activation, loss_code, at(work, row.a), y, weight, delta)
     for number in range(online.output + 1, online.update, 2):
         row = plan[number]
-        n_in, n_out, listed, delta_prev = (
-            row.n_in,
-            rounded(row.n_out, L),
-            _listed(online, row),
-            at(work, row.delta_prev),
-        )
+        n_in, n_out, listed = row.n_in, rounded(row.n_out, L), _listed(online, row)
+        delta_prev = at(work, row.delta_prev)
         clear(delta_prev, rounded(n_in, L))
         if row.activation != Activation.RELU:
             store(listed, 0, list_all(n_in, at(listed, 1)))
