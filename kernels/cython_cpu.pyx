@@ -477,7 +477,7 @@ def _train_steps(
     cdef Py_ssize_t n_plan = rows.shape[0] * sizeof(int64_t) // sizeof(Row)
     cdef Py_ssize_t n_steps = numbers.shape[0] * sizeof(double) // sizeof(Step)
     cdef Py_ssize_t s = 0, start, n_rows, state, size = _place(natural, plan, n_plan, rest)
-    cdef bint skip_zeros
+    cdef bint skip_zeros, is_near = X.shape[0] <= BLOCK_SIZE
     cdef Online online
     cdef Ahead ahead
     cdef Batch batch = _batch(batch_size, rest)
@@ -504,7 +504,7 @@ def _train_steps(
             csr.order = &order[start]
             start += n_rows
             share = _share(&worker, min(batch_size, order.shape[0] - start), 1)
-            ahead.order, ahead.n_rows = &order[0] + start + share.first, share.end - share.first
+            ahead.order, ahead.n_rows = &order[0] + start + share.first, 0 if is_near else share.end - share.first
             if not _train_step(
                 &worker, natural, plan, n_plan, &batch, &steps[s], &csr, &ahead, skip_zeros, packed,
                 &work[0], &losses[0]

@@ -77,16 +77,23 @@ cdef void _unpack_batch(
         )
 
 
-cdef inline void _write_sample(
-    const Row* row, const Sources* sources, int64_t sample, Py_ssize_t pitch, real* out
+cdef inline void _write_classes(
+    const int64_t* classes, const int64_t* order, Py_ssize_t n, Py_ssize_t pitch, real* out
 ) noexcept nogil:
-    """Write the class of a sample, or its entries, to where all is 0; its units stand ``pitch`` apart."""
-    cdef Py_ssize_t e
-    if row.op == GATHER_CLASSES:
-        out[sources.classes[sample] * pitch] = 1
-        return
-    for e in range(sources.X_indptr[sample], sources.X_indptr[sample + 1]):
-        out[sources.X_indices[e] * pitch] += (<const real*> sources.X_data)[e]
+    """Write the classes of n samples side by side to where all is 0; the units of a sample stand ``pitch`` apart."""
+    cdef Py_ssize_t r
+    for r in range(n):
+        out[r + classes[order[r]] * pitch] = 1
+
+
+cdef inline void _write_entries(
+    const Sources* sources, const int64_t* order, Py_ssize_t n, Py_ssize_t pitch, real* out
+) noexcept nogil:
+    """Write the entries of n CSR samples likewise."""
+    cdef Py_ssize_t r, e
+    for r in range(n):
+        for e in range(sources.X_indptr[order[r]], sources.X_indptr[order[r] + 1]):
+            out[r + sources.X_indices[e] * pitch] += (<const real*> sources.X_data)[e]
 
 
 cdef bint _gather(
@@ -96,7 +103,7 @@ cdef bint _gather(
     this thread packed is finite, if it is dense."""
     cdef const Sources* sources = csr.sources
     cdef const int64_t* order = csr.order
-    cdef Py_ssize_t L = tiles(out).lanes, n = row.n_out, n_parts, unit, pitch, part, start, n_rows, r
+    cdef Py_ssize_t L = tiles(out).lanes, n = row.n_out, n_parts, unit, pitch, part, start, n_rows
     cdef const void* source
     cdef Share share
     if row.op == GATHER_ROWS:
@@ -113,8 +120,10 @@ cdef bint _gather(
         start = part
         if batch.n_panels:
             start, n_rows = _panel_start(batch, part, L), _panel_rows(batch, part, L)
-        for r in range(n_rows):
-            _write_sample(row, sources, order[start + r], pitch, out + part * unit + r)
+        if row.op == GATHER_CLASSES:
+            _write_classes(sources.classes, order + start, n_rows, pitch, out + part * unit)
+        else:
+            _write_entries(sources, order + start, n_rows, pitch, out + part * unit)
     return True
 
 

@@ -2,7 +2,7 @@
 
 
 cdef enum:
-    BLOCK_SIZE = 196608  # elements of a batch that stay in the second-level cache, beside weights
+    BLOCK_SIZE = 196608  # elements that stay in the second-level cache, beside weights
 
 
 cdef inline void _spread(Ahead* ahead, Py_ssize_t n_tiles) noexcept nogil:
@@ -148,15 +148,18 @@ cdef void _update_bias(
 ) noexcept nogil:
     """Apply ``rule`` to a bias, or keep its gradient; ``strips`` are those of a batch in panels, or its rows."""
     cdef const Tiles* cpu = tiles(strips)
-    cdef Py_ssize_t L = cpu.lanes, n_strips = (layer.n_out + L - 1) // L, strip, at
+    cdef Py_ssize_t L = cpu.lanes, n_strips = (layer.n_out + L - 1) // L, n_vectors, at
+    cdef Py_ssize_t row = L if batch.n_panels else n_strips * L
     cdef Share share = _share(worker, n_strips, 1)
     cdef real* sums = <real*> worker.own
-    for strip in range(share.first, share.end):
-        cpu.sum_rows(batch.n, strips + strip * strip_size, L if batch.n_panels else n_strips * L, sums)
-        at = strip * L
+    while share.first < share.end:
+        n_vectors, at = _group(share.end - share.first, 0), share.first * L
+        cpu.sum_rows(n_vectors, batch.n, strips + share.first * strip_size, row, strip_size, sums)
         cpu.apply(
-            rule, step, step.grad_scale, L, sums, <real*> layer.b + at, <real*> layer.m_b + at, <real*> layer.v_b + at
+            rule, step, step.grad_scale, n_vectors * L, sums, <real*> layer.b + at, <real*> layer.m_b + at,
+            <real*> layer.v_b + at
         )
+        share.first += n_vectors
 
 
 cdef void _clear_filling(Worker* worker, const Layer* layer, real* W) noexcept nogil:

@@ -40,6 +40,7 @@ from .numba_packing import (
     unpack_batch,
 )
 from .numba_parts import (
+    BLOCK_SIZE,
     backprop_one,
     clear_squares,
     descend_one,
@@ -354,14 +355,14 @@ def _train_steps(
     states = _states(packed, size, used)
     worker, rest = worker_of(plan, thread, pointer(barrier), batch_size, at(packed, sum(used) * size))
     csr, rest = csr_of(plan, worker, rest)
-    skip_zeros = False
+    skip_zeros, is_near = False, buffers.X.size <= BLOCK_SIZE
     if batch_size == 1 or order.size % batch_size == 1:
         skip_zeros = is_finite(table, size, packed) != 0
     for s in range(steps.size):
         start, end = s * batch_size, min((s + 1) * batch_size, order.size)
         following = share(worker, min(batch_size, order.size - end), 1)
         store(worker.ahead, Ahead.ORDER, address_of(at(pointer(order), end + following.first)))
-        batch, n_ahead = make_batch(end - start, rest), following.end - following.first
+        batch, n_ahead = make_batch(end - start, rest), 0 if is_near else following.end - following.first
         data = sources_of(buffers), at(pointer(order), start), csr, n_ahead, skip_zeros, states, pointer(buffers.work)
         if not _train_step(table, worker, natural, plan, batch, steps[s], *data, losses):
             break

@@ -17,7 +17,7 @@ from .numba_packing import clear, numbers_of, panel_rows, panel_width
 from .numba_parts import clear_squares, descend, finish_update, further, group, scatter_strips, softmax_samples
 from .numba_rows import activate, gather_panel, is_finite, weighted_rows
 from .numba_rules import GRAD_SCALE, IN_SCALE, L2, apply_rule, store_rates
-from .numba_tiles import GRAIN, MAX_ROWS, SQUARES, TILE_VECTORS, finish_tile, tile_rows
+from .numba_tiles import GRAIN, MAX_ROWS, SQUARES, TILE_VECTORS, finish_tile, rows_of_next
 from .numba_vectors import (
     as_pointer_to,
     at,
@@ -228,7 +228,7 @@ def update_entries(
         return
     row = first
     while row < end:
-        n_rows = tile_rows(end - row)
+        n_rows = min(rows_of_next(n_vectors, end - row), end - row)  # those of `update`
         for r in range(n_rows):
             place = at(sums, r * vector)
             sum_entries(n_vectors, load(start, row + r), load(count, row + r), entries, delta, d_sample, d_strip, place)

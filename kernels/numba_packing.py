@@ -165,14 +165,20 @@ def unpack_batch(tiles, worker, batch, n, packed, out):
 
 
 @inlined
-def write_sample(row, sources, sample, pitch, out):
-    """Write the class of a sample, or its entries, to where all is 0; its units stand ``pitch`` apart."""
-    if row.op == Op.GATHER_CLASSES:
-        store(out, load(sources.classes, sample) * pitch, 1)
-        return
-    for e in range(load(sources.X_indptr, sample), load(sources.X_indptr, sample + 1)):
-        place = load(sources.X_indices, e) * pitch
-        store(out, place, load(out, place) + load(sources.X_data, e))
+def write_classes(classes, order, n, pitch, out):
+    """Write the classes of n samples side by side to where all is 0; the units of a sample stand ``pitch`` apart."""
+    for r in range(n):
+        store(out, r + load(classes, load(order, r)) * pitch, 1)
+
+
+@inlined
+def write_entries(sources, order, n, pitch, out):
+    """Write the entries of n CSR samples likewise."""
+    for r in range(n):
+        sample = load(order, r)
+        for e in range(load(sources.X_indptr, sample), load(sources.X_indptr, sample + 1)):
+            place = r + load(sources.X_indices, e) * pitch
+            store(out, place, load(out, place) + load(sources.X_data, e))
 
 
 @kernel("iWROqBpi")
@@ -198,8 +204,10 @@ def gather(tiles, worker, row, sources, order, batch, out, csr_place):
         start, n_rows = part, 1
         if batch.n_panels:
             start, n_rows = panel_start(batch, part, L), panel_rows(batch, part, L)
-        for r in range(n_rows):
-            write_sample(row, sources, load(order, start + r), pitch, at(out, part * unit + r))
+        if row.op == Op.GATHER_CLASSES:
+            write_classes(sources.classes, at(order, start), n_rows, pitch, at(out, part * unit))
+        else:
+            write_entries(sources, at(order, start), n_rows, pitch, at(out, part * unit))
     return True
 
 

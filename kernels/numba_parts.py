@@ -199,11 +199,14 @@ def update_bias(tiles, worker, batch, strips, strip_size, rule, step, layer):
     """Apply ``rule`` to a bias, or keep its gradient; ``strips`` are those of a batch in panels, or its rows."""
     L, sums, numbers = lanes(strips), worker.own, numbers_of(step)
     n_strips = (layer.n_out + L - 1) // L
-    first, end = share(worker, n_strips, 1)
-    for strip in range(first, end):
-        sum_rows(tiles, batch.n, at(strips, strip * strip_size), L if batch.n_panels else n_strips * L, sums)
+    row = L if batch.n_panels else n_strips * L
+    strip, end = share(worker, n_strips, 1)
+    while strip < end:
+        n_vectors = group(end - strip, 0)
+        sum_rows(tiles, n_vectors, batch.n, at(strips, strip * strip_size), row, strip_size, sums)
         state = at(layer.b, strip * L), at(layer.m_b, strip * L), at(layer.v_b, strip * L)
-        apply(tiles, rule, numbers, step.grad_scale, L, sums, *state)
+        apply(tiles, rule, numbers, step.grad_scale, n_vectors * L, sums, *state)
+        strip += n_vectors
 
 
 @inlined

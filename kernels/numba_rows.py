@@ -317,13 +317,20 @@ def output_panel(n, width, n_rows, activation, loss, a, y, weight, delta):
     return result
 
 
-@primitive("vipip")
-def sum_rows(n_rows, A, row, sums):
-    """sums[:] = sum_r A[r, :] for one vector of columns."""
-    total = splat(0, A)
+@primitive("viipiip")
+def sum_rows(n_vectors, n_rows, A, row, vector, sums):
+    """sums[:] = sum_r A[r, :] for 1 to `TILE_VECTORS` vectors of columns, which stand ``vector`` apart."""
+    B, C = at(A, vector if n_vectors > 1 else 0), at(A, 2 * vector if n_vectors > 2 else 0)
+    first, second, third = splat(0, A), splat(0, A), splat(0, A)
     for r in range(n_rows):
-        total += load_whole(A, r * row)
-    store_whole(sums, 0, total)
+        first += load_whole(A, r * row)
+        second += load_whole(B, r * row)
+        third += load_whole(C, r * row)
+    store_whole(sums, 0, first)
+    if n_vectors > 1:
+        store_whole(sums, lanes(A), second)
+    if n_vectors > 2:
+        store_whole(sums, 2 * lanes(A), third)
 
 
 # ---------------------------------------------------------------------------------------------- optimisers

@@ -241,7 +241,9 @@ def update(
     row, row_before, rows_before, taken = first, first, 0, 0
     state = W, param, m, v, w_vector, squares
     while row < end:
-        n_rows = tile_rows(end - row)
+        n_rows = rows_of_next(n_vectors, end - row)
+        rows_left = min(n_rows, end - row)
+        applies = int(is_direct != 0 and rows_left == n_rows)
         _fetch_ahead(ahead)
         for s in range(n_panels, n_states):
             _prefetch_block(
@@ -250,17 +252,29 @@ def update(
         end_before = n_vectors * MAX_ROWS if is_adam and rows_before > 0 else 0
         taken = _update_tile(
             form, n_rows, n_vectors, row, n, n_panels, n_wide, width, n_in, a_prev, delta, d_next, pause, n_states,
-            is_direct, 0, end_before, row_before, rows_before, before, own, W, param, m, v, w_vector, sums,
+            applies, 0, end_before, row_before, rows_before, before, own, W, param, m, v, w_vector, sums,
         )  # fmt: skip
         if is_adam:
             finish_tile(rule, taken, n_vectors, row_before, rows_before, before, own, l2, *state)
             sums, before, taken = before, sums, 0
-        elif is_direct == 0:
-            finish_tile(rule, taken, n_vectors, row, n_rows, sums, own, l2, *state)
-        row_before, rows_before = row, n_rows
+        elif applies == 0:
+            finish_tile(rule, taken, n_vectors, row, rows_left, sums, own, l2, *state)
+        row_before, rows_before = row, rows_left
         row += n_rows
     if is_adam:
         finish_tile(rule, taken, n_vectors, row_before, rows_before, before, own, l2, W, param, m, v, w_vector, squares)
+
+
+@inlined
+def rows_of_next(n_vectors, rest):
+    """Return how many rows the next tile of an update has if ``rest`` remain.
+
+    A sum waits for itself, so that less than eight of them take as long as eight: a tile with rows to spare, whose sums
+    are dropped, is faster than several small ones. What the spare rows read lies in the `room` of the batch.
+    """
+    if MAX_ROWS == 8 and rest > (4 if n_vectors < TILE_VECTORS else 6):
+        return 8
+    return 4 if rest > 2 else (2 if rest > 1 else 1)
 
 
 @inlined

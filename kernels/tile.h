@@ -334,7 +334,7 @@ static INLINE void transpose_block(vec x[LANES]) {
 
 static int gather_panel(ptrdiff_t n, const void *X, ptrdiff_t row, const int64_t *order, ptrdiff_t n_rows,
                         ptrdiff_t width, void *panel) {
-    vec zeros = splat(0);
+    vec zeros[4] = {splat(0), splat(0), splat(0), splat(0)}; /* more than one, for each waits for itself */
     for (ptrdiff_t r = 0; r < width; r += LANES) {
         const REAL *rows[LANES];
         for (ptrdiff_t l = 0; l < LANES; l++) {
@@ -346,7 +346,7 @@ static int gather_panel(ptrdiff_t n, const void *X, ptrdiff_t row, const int64_t
             vec block[LANES];
             UNROLL for (int l = 0; l < LANES; l++) {
                 block[l] = load_part(rows[l] + j, n - j);
-                zeros += 0 * block[l];
+                zeros[l % 4] += 0 * block[l];
             }
             transpose_block(block);
             UNROLL for (int l = 0; l < LANES; l++)
@@ -354,7 +354,7 @@ static int gather_panel(ptrdiff_t n, const void *X, ptrdiff_t row, const int64_t
                     store(target + l * PITCH, block[l]);
         }
     }
-    return sum_lanes(zeros) == 0;
+    return sum_lanes((zeros[0] + zeros[1]) + (zeros[2] + zeros[3])) == 0;
 }
 
 static void scatter_panel(ptrdiff_t n, const void *panel, ptrdiff_t n_rows, void *out, ptrdiff_t row, ptrdiff_t vector,
@@ -637,6 +637,7 @@ static void through_activation(ptrdiff_t n, const void *a, int activation, void 
 #define log_losses JOIN(log_losses, REAL)
 #define output_panel_of JOIN(output_panel_of, REAL)
 #define output_panel JOIN(output_panel, REAL)
+#define sum_rows_of JOIN(sum_rows_of, REAL)
 #define sum_rows JOIN(sum_rows, REAL)
 
 /* Losses, output by output. What weighs 0 is left out, 0 log 0 = 0, and its logarithm not even taken where that holds for
@@ -738,11 +739,25 @@ static double output_panel(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, int a
     return 0;
 }
 
-static void sum_rows(ptrdiff_t n_rows, const void *A, ptrdiff_t row, void *sums) {
-    vec total = splat(0);
+static INLINE void sum_rows_of(const int n_vectors, ptrdiff_t n_rows, const REAL *A, ptrdiff_t row, ptrdiff_t vector,
+                               REAL *sums) {
+    vec total[TILE_VECTORS];
+    UNROLL for (int v = 0; v < n_vectors; v++)
+        total[v] = splat(0);
     for (ptrdiff_t r = 0; r < n_rows; r++)
-        total += load((const REAL *)A + r * row);
-    store(sums, total);
+        UNROLL for (int v = 0; v < n_vectors; v++)
+            total[v] += load(A + r * row + v * vector);
+    UNROLL for (int v = 0; v < n_vectors; v++)
+        store(sums + v * LANES, total[v]);
+}
+
+#define SUM_ROWS(unused, vectors)                                                                                      \
+    case vectors:                                                                                                      \
+        sum_rows_of(vectors, n_rows, A, row, vector, sums);                                                            \
+        break;
+
+static void sum_rows(ptrdiff_t n_vectors, ptrdiff_t n_rows, const void *A, ptrdiff_t row, ptrdiff_t vector, void *sums) {
+    switch (n_vectors) { EACH_TILE_WIDTH(SUM_ROWS, _) }
 }
 
 #define table JOIN(table, REAL)

@@ -162,8 +162,8 @@ typedef struct {
     double (*output_panel)(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, int activation, int loss, const void *a,
                            const void *y, const void *weight, void *delta);
 
-    /* sums[:] = sum_r A[r, :] for one vector of columns. */
-    void (*sum_rows)(ptrdiff_t n_rows, const void *A, ptrdiff_t row, void *sums);
+    /* sums[:] = sum_r A[r, :] for 1 to TILE_VECTORS vectors of columns, which stand `vector` apart. */
+    void (*sum_rows)(ptrdiff_t n_vectors, ptrdiff_t n_rows, const void *A, ptrdiff_t row, ptrdiff_t vector, void *sums);
 
     /* Apply an optimiser to n parameters whose gradient is scale (grad + l2 W). NONE for an optimiser keeps the gradient
      * itself. */

@@ -10,6 +10,7 @@
 #define finish_tile JOIN(finish_tile, REAL)
 #define prefetch_tile JOIN(prefetch_tile, REAL)
 #define fetch_ahead JOIN(fetch_ahead, REAL)
+#define rows_of_next JOIN(rows_of_next, REAL)
 #define update_tile JOIN(update_tile, REAL)
 #define update_of JOIN(update_of, REAL)
 #define Entry JOIN(Entry, REAL)
@@ -108,11 +109,13 @@ static INLINE void finish_tile(const int rule, const Step *step, const Rates *ra
 static INLINE void prefetch_tile(const int rule, const int n_rows, const int n_vectors, const Update *u, ptrdiff_t row,
                                  ptrdiff_t panel) {
     const REAL *states[] = {u->param, u->m, u->v};
-    const ptrdiff_t n_states = rule == ADAM ? 3 : rule == MOMENTUM || rule == NESTEROV ? 2 : 0;
-    for (ptrdiff_t s = panel; s < n_states; s += u->batch.n_panels)
-        UNROLL for (int v = 0; v < n_vectors; v++)
-            UNROLL for (int r = 0; r < n_rows; r++)
-                PREFETCH(states[s] + v * u->w_vector + (row + r) * LANES);
+    const int n_states = rule == ADAM ? 3 : rule == MOMENTUM || rule == NESTEROV ? 2 : 0;
+    const ptrdiff_t last = u->batch.n_panels - 1;
+    UNROLL for (int s = 0; s < n_states; s++)
+        if (panel == (s < last ? s : last))
+            UNROLL for (int v = 0; v < n_vectors; v++)
+                UNROLL for (int r = 0; r < n_rows; r++)
+                    PREFETCH(states[s] + v * u->w_vector + (row + r) * LANES);
 }
 
 static INLINE void fetch_ahead(Ahead *a) {
@@ -128,10 +131,22 @@ static INLINE void fetch_ahead(Ahead *a) {
     }
 }
 
+/* How many rows the next tile has if `rest` remain. A sum waits for itself, so that less than eight of them take as long as
+ * eight: a tile with rows to spare, whose sums are dropped, is faster than several small ones. What the spare rows read
+ * lies in the room of the batch (`room` of contract.py). */
+static INLINE int rows_of_next(const int n_vectors, ptrdiff_t rest) {
+    if (MAX_ROWS >= 8 && rest > (n_vectors < TILE_VECTORS ? 4 : 6))
+        return 8;
+    if (MAX_ROWS >= 4 && rest > 2)
+        return 4;
+    return MAX_ROWS >= 2 && rest > 1 ? 2 : 1;
+}
+
 /* While the sums of a tile are formed, the optimiser takes the tile before it, vector by vector: it waits for square
  * roots and divisions, not for the units that multiply. */
 static INLINE void update_tile(const int rule, const int form, const int n_rows, const int n_vectors, const Step *step,
                                const Rates *rates, const Update *u, ptrdiff_t row, Waiting *before) {
+    const ptrdiff_t rows_left = n_rows < u->end - row ? n_rows : u->end - row;
     const ptrdiff_t a_row = form == FEW_ROWS ? 1 : PITCH, a_k = form == FEW_ROWS ? u->n_in : 1;
     const ptrdiff_t d_k = form == FEW_ROWS ? u->d_next : LANES, d_vector = form == FEW_ROWS ? LANES : u->d_next;
     const ptrdiff_t end = before->n_vectors * MAX_ROWS, pause = u->batch.n / (TILE_VECTORS * MAX_ROWS) + 1;
@@ -168,7 +183,7 @@ static INLINE void update_tile(const int rule, const int form, const int n_rows,
         panel++;
     }
     finish_tile(rule, step, rates, u, before);
-    if (rule == SGD && step->l2 == 0) {
+    if (rule == SGD && step->l2 == 0 && rows_left == n_rows) {
         UNROLL for (int r = 0; r < n_rows; r++)
             UNROLL for (int v = 0; v < n_vectors; v++) {
                 REAL *w = (REAL *)u->param + v * u->w_vector + (row + r) * LANES;
@@ -179,7 +194,7 @@ static INLINE void update_tile(const int rule, const int form, const int n_rows,
     UNROLL for (int v = 0; v < n_vectors; v++)
         UNROLL for (int r = 0; r < n_rows; r++)
             before->sums[v * MAX_ROWS + r] = sums[r][v];
-    before->row = row, before->n_rows = n_rows, before->n_vectors = n_vectors, before->taken = 0;
+    before->row = row, before->n_rows = rows_left, before->n_vectors = n_vectors, before->taken = 0;
 }
 
 static INLINE void update_of(const int rule, const int form, const int n_vectors, const Update *u) {
@@ -191,8 +206,13 @@ static INLINE void update_of(const int rule, const int form, const int n_vectors
     rates_of(&step, step.grad_scale, &rates);
     last.row = last.n_rows = last.n_vectors = last.taken = 0;
     last.squares = splat(0);
-#define TILE(rows) update_tile(rule, form, rows, n_vectors, &step, &rates, &fixed, row, &last)
-    EACH_TILE(TILE, row, fixed.end)
+#define TILE(rows)                                                                                                     \
+    case rows:                                                                                                         \
+        if (rows <= MAX_ROWS)                                                                                          \
+            update_tile(rule, form, rows, n_vectors, &step, &rates, &fixed, row, &last);                               \
+        break;
+    for (int n_rows; row < fixed.end; row += n_rows)
+        switch (n_rows = rows_of_next(n_vectors, fixed.end - row)) { TILE(8) TILE(4) TILE(2) TILE(1) }
 #undef TILE
     finish_tile(rule, &step, &rates, &fixed, &last);
 }
@@ -237,10 +257,8 @@ static INLINE void update_entries_of(const int rule, const int n_vectors, const 
     Waiting tile;
     tile.row = fixed.first, tile.n_vectors = n_vectors, tile.squares = splat(0);
     while (tile.row < fixed.end) {
-        const ptrdiff_t rest = fixed.end - tile.row;
-        tile.taken = 0, tile.n_rows = MAX_ROWS;
-        while (tile.n_rows > rest)
-            tile.n_rows /= 2;
+        const ptrdiff_t rest = fixed.end - tile.row, n_rows = rows_of_next(n_vectors, rest);
+        tile.taken = 0, tile.n_rows = n_rows < rest ? n_rows : rest; /* those of `update_tile` */
         for (ptrdiff_t r = 0; r < tile.n_rows; r++) {
             sum_entries(n_vectors, &fixed, tile.row + r, sums);
             UNROLL for (int v = 0; v < n_vectors; v++)
