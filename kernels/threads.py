@@ -52,8 +52,8 @@ def together(work: Callable[[int, NDArray[np.int32]], Any], n_threads: int) -> N
 
     def begin(thread: int) -> None:
         try:
-            _settle(thread, home)
             may_begin.wait()
+            _settle(thread, n_threads, home)
             if not barrier[STOPPED]:
                 work(thread, barrier)
         except BaseException as error:
@@ -109,10 +109,11 @@ def _processor_teller() -> Callable[[], int]:
     return teller
 
 
-def _settle(thread: int, home: int) -> None:
-    """Begin on a processor of one's own, and then go where the system wants.
+def _settle(thread: int, n_threads: int, home: int) -> None:
+    """Begin on a processor of one's own, and stay off ``home``, the caller's, if there are enough.
 
-    Threads that begin on one processor wait for each other there, and it may take a tenth of a second to part them.
+    Threads that meet on one processor wait for each other there, and it may take a tenth of a second to part them. This
+    comes last before the work: who is woken is often put where the waker runs.
     """
     if not hasattr(os, "sched_setaffinity"):
         return
@@ -120,7 +121,7 @@ def _settle(thread: int, home: int) -> None:
         usable = sorted(os.sched_getaffinity(0))
         if home in usable:
             os.sched_setaffinity(0, {usable[(usable.index(home) + thread) % len(usable)]})
-            os.sched_setaffinity(0, usable)
+            os.sched_setaffinity(0, set(usable) - {home} if n_threads <= len(usable) else usable)
 
 
 def _join(threads: list[threading.Thread]) -> None:

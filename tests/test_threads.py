@@ -223,7 +223,7 @@ def test_nobody_waits_for_a_thread_that_was_interrupted(compiled: str, monkeypat
 
 
 def test_a_thread_that_fails_ends_the_run(compiled: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(thread: int, home: int) -> None:
+    def fail(thread: int, n_threads: int, home: int) -> None:
         raise OSError("no affinity here")
 
     backend = kernels.backend(compiled)
