@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py MANIFEST.in $(shell find fastbp kernels -name '*.py' -o -name '*.pyx' -o -name '*.pyi' -o -name 'tile*')
+SOURCES := pyproject.toml setup.py MANIFEST.in $(shell find fastbp kernels -name '*.py' -o -name '*.pyx' -o -name '*.pyi' -o -name '*.pxi' -o -name '*.[ch]')
 SKLEARN_VERSIONS ?= 1.7 1.8 1.9
 
 .PHONY: demo test lint types pytest test-exhaustive test-sklearn-versions examples clean

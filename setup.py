@@ -33,7 +33,7 @@ KEPT_LINES = 20
 EXTENSION = Extension(
     f"{PACKAGE}.cython_cpu",
     ["kernels/cython_cpu.pyx", "kernels/tile_v2.c", "kernels/tile_v3.c", "kernels/tile_v4.c"],
-    depends=[*map(str, sorted(Path("kernels").glob("tile*.h"))), *map(str, sorted(Path("kernels").glob("*.pxi")))],
+    depends=[str(path) for kind in ("*.h", "*.pxi") for path in sorted(Path("kernels").glob(kind))],
     include_dirs=["kernels"],
     optional=True,
 )

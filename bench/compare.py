@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,15 @@ class Ratio:
 def read(path: Path) -> dict[str, dict[str, Any]]:
     """Return the statistics of a run's cases by name."""
     try:
-        cases = json.loads(path.read_text(encoding="utf-8"))["benchmarks"]
-    except (OSError, ValueError, KeyError) as error:
-        raise SystemExit(f"{path} is no result of pytest --benchmark-json ({error}); run pytest bench/ first") from None
-    return {case["name"]: case["stats"] for case in cases}
+        cases = {case["name"]: case["stats"] for case in json.loads(path.read_text(encoding="utf-8"))["benchmarks"]}
+        whole = all(stats[value] > 0 for stats in cases.values() for value in ("q1", "median", "q3"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SystemExit(
+            f"{path} is no result of pytest --benchmark-json ({error!r}); run pytest bench/ first"
+        ) from None
+    if not whole:
+        raise SystemExit(f"{path} has times that are not above 0; run pytest bench/ again")
+    return cases
 
 
 def compare(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> list[Ratio]:
@@ -61,7 +66,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="show the cases within their noise band, too")
     options = parser.parse_args()
     ratios, console = compare(read(options.before), read(options.after)), Console()
-    table = Table("case", "times as fast", "noise band", "verdict")
+    table = Table(Column("case", overflow="fold"), "times as fast", "noise band", "verdict")
     for ratio in ratios:
         if options.all or ratio.verdict != "same":
             table.add_row(ratio.name, f"{ratio.value:.2f}", f"{ratio.low:.2f} to {ratio.high:.2f}", ratio.verdict)

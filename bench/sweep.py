@@ -1,7 +1,7 @@
 """Random networks: training with fastbp against the bare matrix products of its steps in torch (MKL), nothing else.
 
     python bench/sweep.py [--seed 0] [--count 20] [--rounds 9] [--backend auto] [--dtype float32] [--threads 1]
-        [--optimizer adam]
+        [--optimizer adam] [--most 2e10]
 
 Depth, widths and batch size are log-uniform. Each class of work, below 1, 1 to 100 and above 100 MFLOP a step, gets
 ``--count`` networks. The two are timed by turns; a rate is the median of the paired ratios.
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from fastbp.kernels import usable_processors
 from rich.console import Console
 from rich.table import Table
 
@@ -108,17 +109,33 @@ def ratio(case: Case, options: argparse.Namespace) -> float:
     return statistics.median(seconds(bare) / seconds(ours) for _ in range(options.rounds))
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """Return what turns an argument into a whole number, and refuses smaller ones."""
+
+    def whole(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is too small; pass a whole number of at least {least}")
+        return int(text)
+
+    return whole
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=20, help="networks in each class (default: 20)")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--seed", type=at_least(0), default=0)
+    parser.add_argument("--count", type=at_least(1), default=20, help="networks in each class (default: 20)")
+    parser.add_argument("--rounds", type=at_least(1), default=9)
+    parser.add_argument("--backend", default="auto", choices=("auto", *fastbp.backends()))
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=at_least(1), default=1)
     parser.add_argument("--optimizer", default="adam", choices=("sgd", "adam"))
     parser.add_argument("--most", type=float, default=2e10, help="largest step, in FLOP (default: 2e10)")
     options = parser.parse_args()
+    least = max(low for low, _ in CLASSES.values())
+    if options.most <= least:
+        parser.error(f"argument --most: {options.most:g} leaves a class of work empty; pass more than {least:g}")
+    if options.threads > usable_processors():
+        parser.error(f"argument --threads: there are {usable_processors()} processors")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-options.threads :])
     torch.set_num_threads(options.threads)

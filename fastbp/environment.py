@@ -70,11 +70,19 @@ def describe() -> dict[str, Any]:
         "cpu": {"model": _cpu_model(), "features": _cpu_features()},
         "threads": _threads(),
         "backends": backends,
-        "auto_backend": kernels.resolve("auto"),
+        "auto_backend": _auto_backend(),
         "cython": _cython(backends),
         "numba": _numba(backends),
         "libraries": {name: _version(name) for name in _LIBRARIES},
     }
+
+
+def _auto_backend() -> str:
+    """Return what ``backend="auto"`` takes, or why there is none."""
+    try:
+        return kernels.resolve("auto")
+    except (ImportError, ValueError) as error:
+        return f"none: {error}"
 
 
 def _cpu_model() -> str:

@@ -172,7 +172,7 @@ class Network(Fixed):
         x : ndarray of shape (I,) or (n, I), dtype of the network
             C-contiguous. It is not searched for NaN and infinity: they go through the network.
         out : ndarray of shape (O,) or (n, O), dtype of the network
-            C-contiguous, apart from x; written: the same numbers as those of `forward`.
+            C-contiguous, apart from x and the parameters; written: the same numbers as those of `forward`.
 
         Raises
         ------
@@ -190,7 +190,7 @@ class Network(Fixed):
         """
         if not self._are_rows(x, out):
             raise ValueError(self._what_is_wrong(x, out))
-        if self._row_forward is None:
+        if self._row_forward is None or self._row_forward.backend.name != self.backend:
             self._row_forward = RowForward(kernels.backend(self.backend), self.layout, self.activations)
         if x.ndim == 2:
             x, out = x.reshape(-1), out.reshape(-1)
@@ -210,6 +210,7 @@ class Network(Fixed):
             and x.flags.c_contiguous
             and out.flags.carray
             and not np.may_share_memory(x, out)
+            and not np.may_share_memory(self.parameters, out)
         )
 
     def _what_is_wrong(self, x: Any, out: Any) -> str:
@@ -220,8 +221,8 @@ class Network(Fixed):
         ]
         return (
             f"x is a {found[0]}, out a {found[1]}; pass C-contiguous arrays of dtype {self.dtype}, apart from each "
-            f"other: x of shape ({n_inputs},) or (n, {n_inputs}), and out, writable, of shape ({n_outputs},) or "
-            f"(n, {n_outputs})"
+            f"other and from the parameters: x of shape ({n_inputs},) or (n, {n_inputs}), and out, writable, of shape "
+            f"({n_outputs},) or (n, {n_outputs})"
         )
 
     def predict(self, X: Any) -> NDArray[Any]:

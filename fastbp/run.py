@@ -141,7 +141,7 @@ class RowForward:
     """
 
     def __init__(self, backend: Backend, layout: Layout, activations: tuple[Activation, ...]) -> None:
-        self.layers = layout.table(activations)
+        self.backend, self.layers = backend, layout.table(activations)
         self.kernel = backend.module.predict_rows
         self.scratch_size = backend.module.rows_scratch_size(self.layers)
 

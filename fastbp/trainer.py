@@ -401,7 +401,7 @@ def _check_fit(epochs: int, alpha: float, reduction: str) -> None:
     if isinstance(epochs, bool) or not isinstance(epochs, int | np.integer) or epochs < 1:
         raise ValueError(f"epochs is {epochs!r}; pass a whole number of at least 1")
     if not isinstance(alpha, int | float | np.number) or not 0 <= alpha < np.inf:
-        raise ValueError(f"alpha is {alpha!r}; pass a number of at least 0")
+        raise ValueError(f"alpha is {alpha!r}; pass a finite number of at least 0")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; choose 'mean' or 'sum'")
 

@@ -97,13 +97,15 @@ def resolve(name: str = "auto") -> str:
     ValueError
         If there is no such backend.
     ImportError
-        If ``"auto"`` finds none.
+        If ``"auto"`` finds none, or the environment variable ``FASTBP_ISA`` names no instruction set.
     """
     source = ""
     if name == "auto" and os.environ.get("FASTBP_BACKEND"):
         name, source = os.environ["FASTBP_BACKEND"], " in the environment variable FASTBP_BACKEND"
     if name == "auto":
         available = [candidate for candidate in AUTO_ORDER if _why_not(candidate) is None]
+        if "cython" not in available and os.environ.get("FASTBP_ISA") and "FASTBP_ISA" in (_why_not("cython") or ""):
+            raise ImportError(_why_not("cython"))
         if not available:
             reasons = "; ".join(f"{candidate}: {_why_not(candidate)}" for candidate in AUTO_ORDER)
             raise ImportError(f"no compiled backend is available ({reasons}); backend='numpy' works, slowly")
@@ -171,6 +173,12 @@ def _why_not(name: str) -> str | None:
 
 def _why_not_built() -> str:
     """Return what the build of this installation recorded about the missing extension."""
+    if (Path(__file__).parent.parent / "setup.py").exists():
+        return (
+            "the extension is not built in this checkout, which is what Python imports here. With a C compiler, build "
+            "it: pip install cython setuptools && python setup.py build_ext --inplace. Or install fastbp, and start "
+            "Python in another folder"
+        )
     record = Path(__file__).with_name("cython_build.json")
     cause = "the extension was not built"
     if record.exists():

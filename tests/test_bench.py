@@ -38,10 +38,23 @@ def test_only_what_lies_outside_the_noise_is_a_difference(tmp_path: Path) -> Non
     assert "update" in compare(before, after, "--all").stdout
 
 
+def test_names_are_shown_whole(tmp_path: Path) -> None:
+    names = [f"linear_update/f32/B128/512-512/{backend}" for backend in ("numba", "numpy", "cython")]
+    before = write(tmp_path / "before.json", **dict.fromkeys(names, 2.0))
+    after = write(tmp_path / "after.json", **dict.fromkeys(names, 1.0))
+    shown = compare(before, after).stdout
+    words = "".join(line.split("│")[1].strip() for line in shown.splitlines() if line.startswith("│"))
+    assert all(name in words for name in names)
+
+
 def test_a_file_that_is_no_run_is_refused(tmp_path: Path) -> None:
     good, bad = write(tmp_path / "good.json", forward=1.0), tmp_path / "bad.json"
     bad.write_text("{}")
-    for path in (bad, tmp_path / "missing.json"):
+    listed, unmeasured, halted = (tmp_path / f"{name}.json" for name in ("listed", "unmeasured", "halted"))
+    listed.write_text("[]")
+    unmeasured.write_text('{"benchmarks": [{"name": "forward"}]}')
+    write(halted, forward=0.0)
+    for path in (bad, listed, unmeasured, halted, tmp_path / "missing.json"):
         refused = compare(good, path)
         assert refused.returncode == 1
         assert path.name in refused.stderr

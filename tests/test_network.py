@@ -680,6 +680,19 @@ def test_predict_into_refuses_arrays_that_overlap(backend_name: str) -> None:
     net, memory = fastbp.Network((3, 2), random_state=0, backend=backend_name), np.zeros(4, "float32")
     with pytest.raises(ValueError, match="apart from each other"):
         net.predict_into(memory[:3], memory[2:])
+    before = net.parameters.copy()
+    with pytest.raises(ValueError, match="and from the parameters"):
+        net.predict_into(memory[:3], net.parameters[:2])
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_predict_into_takes_the_backend_that_is_set(compiled_name: str) -> None:
+    net, x, out = fastbp.Network((3, 2), random_state=0, backend="numpy"), np.ones(3, "float32"), np.empty(2, "float32")
+    net.predict_into(x, out)
+    net.backend = compiled_name
+    net.predict_into(x, out)
+    assert net._row_forward is not None
+    assert net._row_forward.kernel is kernels.backend(compiled_name).module.predict_rows
 
 
 def test_a_network_that_predicted_rows_can_be_copied(backend_name: str) -> None:

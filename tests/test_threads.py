@@ -66,7 +66,8 @@ def train(
     state = {name: (0.1 * rng.standard_normal(layout.size)).astype(dtype) for name in ("params", "m")}  # none diverges
     state["v"] = rng.random(layout.size).astype(dtype)
     rates = {"rate": 0.01, "momentum": 0.9, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-8}
-    steps = kernels.step_table(3, l2=options.get("l2", 0.1), grad_scale=1 / batch_size, **rates)
+    decay = 1e-3 * (rule == kernels.Optimizer.ADAM)  # AdamW
+    steps = kernels.step_table(3, l2=options.get("l2", 0.1), grad_scale=1 / batch_size, decay=decay, **rates)
     buffers, losses = run_buffers(plan, backend, data, state, threads.capped(n_threads)), np.zeros(3)
     backend.train_steps(plan.rows, steps, rng.permutation(n), batch_size, buffers, losses, n_threads=n_threads)
     forward = prediction_plan(layout, activations, batch_size, Data(form.sparse))
