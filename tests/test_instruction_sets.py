@@ -39,6 +39,7 @@ def test_an_instruction_set_that_is_none_is_not_passed_over() -> None:
         pytest.skip("backend 'cython' is not available")
     environment = {**os.environ, "FASTBP_ISA": "v5", "PYTHONPATH": str(Path(fastbp.__file__).parents[1])}
     command = [sys.executable, "-c", "import fastbp; fastbp.Network((3, 2))"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    here = Path(__file__).parent
+    done = subprocess.run(command, env=environment, cwd=here, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "FASTBP_ISA is 'v5', but this build and processor run v" in done.stderr
