@@ -477,7 +477,7 @@ def _train_steps(
     cdef Py_ssize_t n_plan = rows.shape[0] * sizeof(int64_t) // sizeof(Row)
     cdef Py_ssize_t n_steps = numbers.shape[0] * sizeof(double) // sizeof(Step)
     cdef Py_ssize_t s = 0, start, n_rows, state, size = _place(natural, plan, n_plan, rest)
-    cdef bint skip_zeros, is_near = X.shape[0] <= BLOCK_SIZE
+    cdef bint skip_zeros, is_near = X.shape[0] <= BLOCK_SIZE  # asking ahead for near samples takes longer than it saves
     cdef Online online
     cdef Ahead ahead
     cdef Batch batch = _batch(batch_size, rest)

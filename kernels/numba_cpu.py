@@ -355,7 +355,8 @@ def _train_steps(
     states = _states(packed, size, used)
     worker, rest = worker_of(plan, thread, pointer(barrier), batch_size, at(packed, sum(used) * size))
     csr, rest = csr_of(plan, worker, rest)
-    skip_zeros, is_near = False, buffers.X.size <= BLOCK_SIZE
+    is_near = buffers.X.size <= BLOCK_SIZE  # asking ahead for near samples takes longer than it saves
+    skip_zeros = False
     if batch_size == 1 or order.size % batch_size == 1:
         skip_zeros = is_finite(table, size, packed) != 0
     for s in range(steps.size):

@@ -47,7 +47,7 @@ from .numba_workers import (
 )
 
 BLOCK_SIZE = 196608
-"""Elements of a batch that stay in the second-level cache, beside weights."""
+"""Elements that stay in the second-level cache, beside weights."""
 
 
 @inlined

@@ -315,6 +315,26 @@ def test_affinity_limits() -> None:
     assert done.stdout.strip() == "1"
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
+def test_threads_keep_off_their_callers_processor() -> None:
+    """Where there are enough; otherwise they share all. The caller's own affinity stays."""
+    usable = os.sched_getaffinity(0)
+    if len(usable) < 2:
+        pytest.skip("this process may use one processor only")
+    home, masks = min(usable), {}
+
+    def settle(n_threads: int) -> None:
+        threads._settle(1, n_threads, home)
+        masks[n_threads] = os.sched_getaffinity(0)
+
+    for n_threads in (2, len(usable) + 1):
+        other = threading.Thread(target=settle, args=(n_threads,))
+        other.start()
+        other.join()
+    assert masks == {2: usable - {home}, len(usable) + 1: usable}
+    assert os.sched_getaffinity(0) == usable
+
+
 @pytest.mark.parametrize("kind", ["loky", "threading"])
 def test_one_thread_in_a_worker_of_joblib(kind: str) -> None:
     calls = (joblib.delayed(available_threads)() for _ in range(2))
