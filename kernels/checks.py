@@ -50,6 +50,7 @@ _SCRATCH = _Spec("*", written=True)
 _GRADIENT_STEP = {"grad": _READ("P"), "step": _STEP, "param": _WRITTEN("P")}
 
 _SPECS: dict[str, dict[str, _Spec]] = {
+    "shuffle": {"u": _READ("n", np.float64), "order": _Spec("n", np.int64, written=True)},
     "gather_rows": {"X": _READ("nI"), "order": _ORDER, "out": _WRITTEN("BI")},
     "gather_csr_rows": {
         "data": _READ("z"),
@@ -325,6 +326,12 @@ def _check_indices(name: str, indices: Array, end: int) -> None:
         raise ValueError(f"{name} holds {bad}; every entry must lie in [0, {end})")
 
 
+def _check_unit_interval(name: str, numbers: Array) -> None:
+    outside = ~((numbers >= 0) & (numbers < 1))
+    if outside.any():
+        raise ValueError(f"{name} holds {numbers[outside][0]}; every entry must lie in [0, 1)")
+
+
 def _check_csr(data: Array, indices: Array, indptr: Array, n_columns: int) -> None:
     _check_indices("indices", indices, n_columns)
     if indptr[0] != 0 or indptr[-1] != len(data) or (np.diff(indptr) < 0).any():
@@ -572,6 +579,7 @@ def _check_sources(plan: Array, buffers: Buffers) -> None:
 
 
 _RANGE_CHECKS: dict[str, Callable[[dict[str, Any], dict[str, int], ModuleType], None]] = {
+    "shuffle": lambda values, sizes, module: _check_unit_interval("u", values["u"]),
     "gather_rows": lambda values, sizes, module: _check_indices("order", values["order"], sizes["n"]),
     "gather_csr_rows": _check_csr_gather,
     "gather_classes": _check_classes_gather,

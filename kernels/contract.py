@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 OPERATIONS = (
+    "shuffle",
     "gather_rows",
     "gather_csr_rows",
     "gather_classes",

@@ -117,6 +117,15 @@ def unpack(plan, buffers, params=True, moments=True):
     _pack(*_numbers(plan), _used(plan), params, moments, *buffers[7:11], buffers.scratch, True)
 
 
+def shuffle(const double[::1] u, int64_t[::1] order, int n_threads=1):
+    cdef Py_ssize_t i, j
+    with nogil:
+        for i in range(order.shape[0]):
+            j = <Py_ssize_t> (u[i] * (i + 1))
+            order[i] = order[j]
+            order[j] = i
+
+
 def gather_rows(const real[:, ::1] X, const int64_t[::1] order, real[:, ::1] out, int n_threads=1):
     cdef Py_ssize_t r, n_columns = out.shape[1]
     with nogil:
@@ -524,7 +533,8 @@ cdef bint _train_step(
     cdef Csr* sparse
     cdef const Row* row
     cdef Layer layer
-    cdef Py_ssize_t r, a_first = NONE
+    cdef Py_ssize_t r, row_bytes, a_first = NONE
+    ahead.n_sources = 0
     for r in range(n_plan):
         row = &plan[r]
         a_prev, a, delta, sparse = work + row.a_prev, work + row.a, work + row.delta, csr if row.a_prev == csr.place else NULL
@@ -532,7 +542,10 @@ cdef bint _train_step(
             if not _gather(worker, row, csr, batch, a) and row.finite == 1:
                 ATOMIC_STORE(worker.barrier + STOPPED, 1)
             if row.op == GATHER_ROWS and row.source == FROM_X:
-                a_first, ahead.X, ahead.row_bytes = row.a, csr.sources.X, row.n_out * sizeof(real)
+                a_first = row.a
+            if row.op != GATHER_CSR_ROWS:
+                row_bytes = sizeof(int64_t) if row.op == GATHER_CLASSES else row.n_out * sizeof(real)
+                _remember(ahead, _source(row, csr.sources), row_bytes)
         elif row.op == LINEAR_FORWARD:
             layer = _layer(row, states[0], states[0], states[0])
             if sparse != NULL:

@@ -96,6 +96,13 @@ cdef inline void _write_entries(
             out[r + sources.X_indices[e] * pitch] += (<const real*> sources.X_data)[e]
 
 
+cdef inline const void* _source(const Row* row, const Sources* sources) noexcept nogil:
+    """Return whence a row of the plan gathers."""
+    if row.op == GATHER_CLASSES:
+        return sources.classes
+    return sources.X if row.source == FROM_X else (sources.y if row.source == FROM_Y else sources.sample_weight)
+
+
 cdef bint _gather(
     Worker* worker, const Row* row, const Csr* csr, const Batch* batch, real* out
 ) noexcept nogil:
@@ -104,11 +111,9 @@ cdef bint _gather(
     cdef const Sources* sources = csr.sources
     cdef const int64_t* order = csr.order
     cdef Py_ssize_t L = tiles(out).lanes, n = row.n_out, n_parts, unit, pitch, part, start, n_rows
-    cdef const void* source
     cdef Share share
     if row.op == GATHER_ROWS:
-        source = sources.X if row.source == FROM_X else (sources.y if row.source == FROM_Y else sources.sample_weight)
-        return _pack_batch(worker, batch, n, <const real*> source, order, out)
+        return _pack_batch(worker, batch, n, <const real*> _source(row, sources), order, out)
     if row.op == GATHER_CSR_ROWS and row.a == csr.place:
         return True
     n_parts, unit, pitch, n_rows = batch.n, _rounded(n, L), 1, 1

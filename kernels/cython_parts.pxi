@@ -7,9 +7,18 @@ cdef enum:
 
 cdef inline void _spread(Ahead* ahead, Py_ssize_t n_tiles) noexcept nogil:
     """Begin to fetch the next samples with the tiles of an update."""
-    cdef Py_ssize_t n_lines = (ahead.n_rows * ahead.row_bytes + CACHE_LINE - 1) // CACHE_LINE
-    ahead.row = ahead.byte = 0
-    ahead.bytes = (n_lines // max(n_tiles, 1) + 1) * CACHE_LINE
+    cdef Py_ssize_t s, n_bytes = 0
+    for s in range(ahead.n_sources):
+        n_bytes += ahead.n_rows * ahead.sources[s].row_bytes
+    ahead.source = ahead.row = ahead.byte = 0
+    ahead.bytes = (n_bytes // CACHE_LINE // max(n_tiles, 1) + 1) * CACHE_LINE
+
+
+cdef inline void _remember(Ahead* ahead, const void* start, Py_ssize_t row_bytes) noexcept nogil:
+    """Note whence the next mini-batch, if there is one, will take rows."""
+    if ahead.n_rows and ahead.n_sources < MOST_FAR:
+        ahead.sources[ahead.n_sources] = Far(start, row_bytes)
+        ahead.n_sources += 1
 
 
 cdef inline Py_ssize_t _group(Py_ssize_t n_strips, Py_ssize_t strip) noexcept nogil:

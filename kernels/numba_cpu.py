@@ -32,6 +32,7 @@ from .numba_packing import (
     panel_rows,
     panel_width,
     place,
+    source_of,
     sources_of,
     take_batch,
     take_layer,
@@ -52,6 +53,7 @@ from .numba_parts import (
     group,
     list_all,
     optimizer_step,
+    remember,
     scatter_strips,
     softmax_samples,
     spread,
@@ -140,6 +142,10 @@ def pack(plan, buffers, moments=True):
 def unpack(plan, buffers, params=True, moments=True):
     """Write the parameters of a run, and what goes with them, back to where their owner looks for them."""
     _pack(*_packing(plan, buffers), params, moments, True)
+
+
+def shuffle(u, order, n_threads=1):
+    _shuffle(u, order)
 
 
 def gather_rows(X, order, out, n_threads=1):
@@ -375,16 +381,18 @@ def _train_step(
 ):
     """Do a step; return False, and do nothing, if its samples are not finite."""
     data_loss, squares, a_first = 0.0, 0.0, NONE
+    store(worker.ahead, Ahead.N_SOURCES, 0)
     for r in range(plan.size):
         row = plan[r]
         a_prev, a, delta = at(work, row.a_prev), at(work, row.a), at(work, row.delta)
         if row.op <= Op.GATHER_CLASSES:
             if not gather(tiles, worker, row, sources, order, batch, a, csr.place) and row.finite == 1:
                 atomic_store(at(worker.barrier, STOPPED), 1)
-            if row.op == Op.GATHER_ROWS and row.source == Source.X:
-                a_first = row.a
-                store(worker.ahead, Ahead.X, address_of(sources.X))
-                store(worker.ahead, Ahead.ROW_BYTES, row.n_out * (VECTOR_BYTES // lanes(a)))
+            if row.op == Op.GATHER_CLASSES:
+                remember(worker.ahead, address_of(sources.classes), 8)
+            elif row.op == Op.GATHER_ROWS:
+                remember(worker.ahead, address_of(source_of(row, sources)), row.n_out * (VECTOR_BYTES // lanes(a)))
+                a_first = row.a if row.source == Source.X else a_first
         elif row.op == Op.LINEAR_FORWARD:
             layer = layer_of(row, states.params, states.params, states.params)
             if row.a_prev == csr.place:
@@ -504,6 +512,14 @@ def _pack(tiles, natural, plan, used, params, grads, m, v, scratch, parameters, 
         if used[state] and (parameters if state < 2 else moments):
             pack_state(pointer(tiles), natural, plan, flat[state], packed, back)
         packed = at(packed, used[state] * size)
+
+
+@jit
+def _shuffle(u, order):
+    for i in range(order.size):
+        j = np.int64(u[i] * (i + 1))
+        order[i] = order[j]
+        order[j] = i
 
 
 @jit

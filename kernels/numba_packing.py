@@ -181,6 +181,15 @@ def write_entries(sources, order, n, pitch, out):
             store(out, place, load(out, place) + load(sources.X_data, e))
 
 
+@inlined
+def source_of(row, sources):
+    """Return whence a ``GATHER_ROWS`` row of the plan takes them."""
+    source = sources.X
+    if row.source != Source.X:
+        source = sources.y if row.source == Source.Y else sources.sample_weight
+    return source
+
+
 @kernel("iWROqBpi")
 def gather(tiles, worker, row, sources, order, batch, out, csr_place):
     """Pack a batch of samples, targets or weights, but for CSR samples that are read where they lie.
@@ -189,10 +198,7 @@ def gather(tiles, worker, row, sources, order, batch, out, csr_place):
     """
     L, n = lanes(out), row.n_out
     if row.op == Op.GATHER_ROWS:
-        source = sources.X
-        if row.source != Source.X:
-            source = sources.y if row.source == Source.Y else sources.sample_weight
-        return pack_batch(tiles, worker, batch, n, source, order, out)
+        return pack_batch(tiles, worker, batch, n, source_of(row, sources), order, out)
     if row.op == Op.GATHER_CSR_ROWS and row.a == csr_place:
         return True
     n_parts, unit, pitch = batch.n, rounded(n, L), 1

@@ -39,6 +39,7 @@ from .numba_vectors import (
     store,
 )
 from .numba_workers import (
+    MOST_FAR,
     Ahead,
     Share,
     largest,
@@ -59,11 +60,24 @@ def further(p, n):
 @inlined
 def spread(ahead, n_rows, n_tiles):
     """Begin to fetch so many of the next samples with the tiles of an update."""
-    n_lines = (n_rows * load(ahead, Ahead.ROW_BYTES) + CACHE_LINE - 1) // CACHE_LINE
+    n_sources, n_bytes = load(ahead, Ahead.N_SOURCES), 0
+    for source in range(n_sources):
+        n_bytes += n_rows * load(ahead, Ahead.ROW_BYTES + source)
     store(ahead, Ahead.N_ROWS, n_rows)
+    store(ahead, Ahead.SOURCE, 0 if n_rows else n_sources)
     store(ahead, Ahead.ROW, 0)
     store(ahead, Ahead.BYTE, 0)
-    store(ahead, Ahead.BYTES, (n_lines // max(n_tiles, 1) + 1) * CACHE_LINE)
+    store(ahead, Ahead.BYTES, (n_bytes // CACHE_LINE // max(n_tiles, 1) + 1) * CACHE_LINE)
+
+
+@inlined
+def remember(ahead, start, row_bytes):
+    """Note whence the next mini-batch will take rows."""
+    n_sources = load(ahead, Ahead.N_SOURCES)
+    if n_sources < MOST_FAR:
+        store(ahead, Ahead.STARTS + n_sources, start)
+        store(ahead, Ahead.ROW_BYTES + n_sources, row_bytes)
+        store(ahead, Ahead.N_SOURCES, n_sources + 1)
 
 
 @inlined

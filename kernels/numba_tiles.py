@@ -55,6 +55,7 @@ from .numba_vectors import (
     sum_lanes,
     vector_of,
 )
+from .numba_workers import Ahead
 
 TILE_ROWS = (8, 4, 2, 1) if host_has("avx512f") else (4, 2, 1)
 TILE_VECTORS = 3
@@ -298,18 +299,27 @@ def finish_tile(rule, taken, n_vectors, row, n_rows, sums, rates, l2, W, param, 
 
 @inlined
 def _fetch_ahead(ahead):
-    """Ask for some bytes of the next mini-batch's samples: rows in random order are not foreseen."""
-    rest, row, byte = load(ahead, 6), load(ahead, 4), load(ahead, 5)
-    n_rows, row_bytes = load(ahead, 2), load(ahead, 3)
-    while rest > 0 and row < n_rows:
-        start = load(ahead, 0) + load(pointer_at(load(ahead, 1), ahead), row) * row_bytes
+    """Ask for some bytes of the next mini-batch: rows in random order are not foreseen."""
+    rest, n_rows, n_sources = load(ahead, Ahead.BYTES), load(ahead, Ahead.N_ROWS), load(ahead, Ahead.N_SOURCES)
+    source, row, byte = load(ahead, Ahead.SOURCE), load(ahead, Ahead.ROW), load(ahead, Ahead.BYTE)
+    order = pointer_at(load(ahead, Ahead.ORDER), ahead)
+    while rest > 0 and source < n_sources:
+        row_bytes = load(ahead, Ahead.ROW_BYTES + source)
+        start = load(ahead, Ahead.STARTS + source) + load(order, row) * row_bytes
         stop = min(byte + rest, row_bytes)
-        for place in range(byte, stop, CACHE_LINE):
-            _prefetch(start + place)
         rest -= stop - byte
-        byte, row = (stop, row) if stop < row_bytes else (0, row + 1)
-    store(ahead, 4, row)
-    store(ahead, 5, byte)
+        while byte < stop:  # a range with a step would divide
+            _prefetch(start + byte)
+            byte += CACHE_LINE
+        byte = stop
+        if stop == row_bytes:
+            _prefetch(start + stop - 1)  # rows begin anywhere in a line
+            byte, row = 0, row + 1
+        if row == n_rows:
+            row, source = 0, source + 1
+    store(ahead, Ahead.SOURCE, source)
+    store(ahead, Ahead.ROW, row)
+    store(ahead, Ahead.BYTE, byte)
 
 
 @inlined

@@ -64,22 +64,25 @@ class Patience(IntEnum):
 class Ahead(IntEnum):
     """Places of the numbers that say which samples come next, and how far they have been fetched.
 
-    With each tile of an update a few bytes of them are asked for: rows in random order are not foreseen, and would be
-    waited for.
+    With each tile of an update a few bytes of them, of their targets and their weights are asked for: rows in random
+    order are not foreseen, and would be waited for.
     """
 
-    X = 0  # an address
-    ORDER = 1  # an address
-    N_ROWS = 2
-    ROW_BYTES = 3
-    ROW = 4  # where to go on
+    ORDER = 0  # an address
+    N_ROWS = 1
+    N_SOURCES = 2
+    SOURCE = 3  # where to go on
+    ROW = 4
     BYTE = 5
     BYTES = 6  # how many with each tile: whole cache lines
+    STARTS = 7  # addresses, one a source
+    ROW_BYTES = 10  # one a source
 
 
+MOST_FAR = 3  # sources of rows: samples, targets, weights
 BRIEF_SPINS, FIRST_INTERVAL, LAST_INTERVAL = 40, 2, 512
 TILE_ROOM = 64  # vectors
-NUMBERS_ROOM = 16  # elements for the numbers of `Patience`, and of `Ahead`
+NUMBERS_ROOM = 32  # elements for the numbers of `Patience`, and of `Ahead`
 
 
 def whole(n):

@@ -49,6 +49,31 @@ def unpack(plan: Array, buffers: Buffers, params: bool = True, moments: bool = T
     """Write what `train_steps` changed back to ``params, grads, m, v``: nothing to do here."""
 
 
+def shuffle(u: Array, order: Array, n_threads: int = 1) -> None:
+    """Draw an order of 0 ... n - 1: order[i] = order[j] and order[j] = i with j = floor(u_i (i + 1)) for each i.
+
+    Parameters
+    ----------
+    u : ndarray of shape (n,), dtype float64
+        Random numbers, uniform in [0, 1).
+    order : ndarray of shape (n,), dtype int64
+        Written.
+    n_threads : int
+
+    Notes
+    -----
+    The samples' order in an epoch (Cheng 9.1 line 3): Fisher and Yates' shuffle in Durstenfeld's form (Knuth, The Art
+    of Computer Programming 3.4.2, algorithm P), from the inside out. All n! orders are equally likely, but for the 53
+    bits of u.
+    """
+    places = (u * np.arange(1, len(u) + 1)).astype(np.int64)
+    drawn: list[int] = []
+    for i, j in enumerate(places.tolist()):
+        drawn.append(i)
+        drawn[i], drawn[j] = drawn[j], i
+    order[:] = drawn
+
+
 def gather_rows(X: Array, order: Array, out: Array, n_threads: int = 1) -> None:
     """Copy rows: out[r] = X[order[r]].
 

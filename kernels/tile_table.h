@@ -54,13 +54,21 @@ typedef struct {
     int begins, ends;  /* whether the sums begin at 0, or go on from C, and whether they are complete */
 } Product;
 
-/* The samples of the next mini-batch. With each tile of an update a few bytes of them are asked for: rows in random order are
- * not foreseen, and would be waited for. */
+enum { MOST_FAR = 3 }; /* samples, targets, weights */
+
+/* Rows of samples, of targets or of weights, which a mini-batch takes in random order. */
 typedef struct {
-    const void *X;
+    const void *start;
+    ptrdiff_t row_bytes;
+} Far;
+
+/* The next mini-batch. With each tile of an update a few bytes of it are asked for: rows in random order are not foreseen,
+ * and would be waited for. */
+typedef struct {
     const int64_t *order;
-    ptrdiff_t n_rows, row_bytes;
-    ptrdiff_t row, byte, bytes; /* where to go on, and how many bytes with each tile: whole cache lines */
+    Far sources[MOST_FAR];
+    ptrdiff_t n_rows, n_sources;
+    ptrdiff_t source, row, byte, bytes; /* where to go on, and how many bytes with each tile: whole cache lines */
 } Ahead;
 
 /* What a CSR batch holds, input by input. */

@@ -6,7 +6,7 @@ cdef extern from "tile_table.h":
         IDENTITY, RELU, LOGISTIC, TANH, SOFTMAX, EXP
         SQUARED_ERROR, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, POISSON
         NONE, SGD, MOMENTUM, NESTEROV, ADAM
-        TILE_VECTORS, GRAIN, CACHE_LINE
+        TILE_VECTORS, GRAIN, CACHE_LINE, MOST_FAR
         ALONG_STRIPS, ACROSS_STRIPS, FEW_ROWS, ENTRIES
 
     ctypedef struct Step:
@@ -28,10 +28,14 @@ cdef extern from "tile_table.h":
         const void* below
         bint begins, ends
 
+    ctypedef struct Far:
+        const void* start
+        Py_ssize_t row_bytes
+
     ctypedef struct Ahead:
-        const void* X
         const int64_t* order
-        Py_ssize_t n_rows, row_bytes, row, byte, bytes
+        Far sources[MOST_FAR]
+        Py_ssize_t n_rows, n_sources, source, row, byte, bytes
 
     ctypedef struct Columns:
         int64_t* start

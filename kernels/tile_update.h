@@ -120,14 +120,20 @@ static INLINE void prefetch_tile(const int rule, const int n_rows, const int n_v
 
 static INLINE void fetch_ahead(Ahead *a) {
     ptrdiff_t rest = a->bytes;
-    while (rest > 0 && a->row < a->n_rows) {
-        const char *x = (const char *)a->X + a->order[a->row] * a->row_bytes;
-        const ptrdiff_t stop = rest < a->row_bytes - a->byte ? a->byte + rest : a->row_bytes;
+    while (rest > 0 && a->source < a->n_sources) {
+        const ptrdiff_t row_bytes = a->sources[a->source].row_bytes;
+        const char *x = (const char *)a->sources[a->source].start + a->order[a->row] * row_bytes;
+        const ptrdiff_t stop = rest < row_bytes - a->byte ? a->byte + rest : row_bytes;
         for (ptrdiff_t byte = a->byte; byte < stop; byte += CACHE_LINE)
             PREFETCH(x + byte);
         rest -= stop - a->byte;
-        a->byte = stop < a->row_bytes ? stop : 0;
-        a->row += stop == a->row_bytes;
+        a->byte = stop;
+        if (stop == row_bytes) {
+            PREFETCH(x + stop - 1); /* rows begin anywhere in a line */
+            a->byte = 0, a->row++;
+        }
+        if (a->row == a->n_rows)
+            a->row = 0, a->source++;
     }
 }
 

@@ -26,6 +26,7 @@ For longer sums it grows with the root of their length.
 """
 
 OUTPUTS = {
+    "shuffle": ("order",),
     "gather_rows": ("out",),
     "gather_csr_rows": ("out",),
     "gather_classes": ("out",),
@@ -184,8 +185,8 @@ def check_operation(backend: Backend, name: str, dtype: Any, options: Options = 
     worst = 0.0
     for output, expected in wanted.items():
         error = np.abs(np.subtract(got[output], expected, dtype=np.float64))
-        # a loss may be 0 but for the clipping of probabilities at the dtype's epsilon
-        least = 1.0 if output in ("returned", "losses") else np.finfo(float).tiny
+        # a loss may be 0 but for the clipping of probabilities at the dtype's epsilon; an order of one is 0
+        least = 1.0 if output in ("returned", "losses", "order") else np.finfo(float).tiny
         share = error / (tolerance * (np.abs(expected) + np.abs(expected).max(initial=least)))
         assert (share <= 1).all(), f"{name} of {backend!r}: {output} is off by {error.max()}, {share.max()} x allowed"
         worst = max(worst, float(share.max(initial=0)))
@@ -210,6 +211,10 @@ def output_arrays(name: str, arguments: dict[str, Any]) -> dict[str, Array]:
     buffers = arguments["buffers"]._asdict() if "buffers" in arguments else {}
     everything = {**buffers, **arguments}
     return {output: everything[output] for output in OUTPUTS[name] if output != "returned"}
+
+
+def _shuffle(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    return {"u": draw.rng.uniform(size=options.batch), "order": draw.order(options.batch, options.batch)}
 
 
 def _gather_rows(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
@@ -389,6 +394,7 @@ def _samples(draw: Draws, options: Options, n: int) -> dict[str, Array]:
 
 
 _ARGUMENTS: dict[str, Callable[[Draws, Options, Backend], dict[str, Any]]] = {
+    "shuffle": _shuffle,
     "gather_rows": _gather_rows,
     "gather_csr_rows": _gather_csr_rows,
     "gather_classes": _gather_classes,

@@ -231,6 +231,14 @@ def test_read_only_inputs_are_taken(backend: kernels.Backend) -> None:
     np.testing.assert_array_equal(arguments["a"], 3)
 
 
+@pytest.mark.parametrize("u", [-1e-300, 1.0, np.nan, np.inf])
+def test_random_numbers_out_of_range_are_refused(backend: kernels.Backend, u: float) -> None:
+    order = np.full(3, 7)
+    with pytest.raises(ValueError, match=r"u holds .*; every entry must lie in \[0, 1\)"):
+        backend.shuffle(np.array([0, u, 0.5]), order)
+    np.testing.assert_array_equal(order, 7)
+
+
 @pytest.mark.parametrize("order", [[0, 5], [-1, 0]])
 def test_row_numbers_out_of_range_are_refused(backend: kernels.Backend, order: list[int]) -> None:
     with pytest.raises(ValueError, match=r"order holds (5|-1); every entry must lie in \[0, 5\)"):

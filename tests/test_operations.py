@@ -5,6 +5,7 @@ The reference itself is held by scikit-learn (test_parity.py) and by central dif
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,26 @@ def test_any_shape(
     compiled_name: str, operation: str, shape: tuple[int, int, int], dtype: str, seed: int, **modes: Any
 ) -> None:
     check_operation(kernels.backend(compiled_name), operation, dtype, options(shape, seed=seed, **modes))
+
+
+@given(n=st.integers(1, 3000), seed=st.integers(0, 1000), extreme=st.sampled_from([None, 0.0, 1 - 2.0**-53]))
+def test_shuffle_writes_each_number_once(backend: kernels.Backend, n: int, seed: int, extreme: float | None) -> None:
+    u, order = np.random.default_rng(seed).random(n), np.full(n, -1)
+    if extreme is not None:
+        u[:] = extreme
+    backend.shuffle(u, order)
+    np.testing.assert_array_equal(np.sort(order), np.arange(n))
+
+
+def test_shuffle_prefers_no_order(backend: kernels.Backend) -> None:
+    """Each of the 24 orders of four comes up as often as chance allows: chi squared of 23 degrees of freedom."""
+    n_draws, order, numbers = 12_000, np.empty(4, np.int64), np.random.default_rng(0).random((12_000, 4))
+    counts: Counter[tuple[int, ...]] = Counter()
+    for u in numbers:
+        backend.shuffle(u, order)
+        counts[tuple(order.tolist())] += 1
+    assert len(counts) == 24
+    assert sum((count - n_draws / 24) ** 2 / (n_draws / 24) for count in counts.values()) < 49.7  # 1 in 1000
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

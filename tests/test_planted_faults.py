@@ -2,7 +2,7 @@
 
 Compiled backends call their own inner functions, so their operations are flipped as called by hand, output by output,
 under the value check; the reference's operations are flipped inside its ``train_steps`` and ``predict``, under the
-comparison with scikit-learn.
+comparison with scikit-learn. That has an order of its own, so ``shuffle`` is not in question there.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ EXERCISES = {
 """What a mix must have for an operation to run in it, where the plain one lacks it."""
 
 
-@pytest.mark.parametrize("operation", kernels.OPERATIONS)
+@pytest.mark.parametrize("operation", [name for name in kernels.OPERATIONS if name != "shuffle"])
 def test_parity_sees_each_flipped_output(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = dataclasses.replace(PLAIN, **EXERCISES.get(operation, {}))
     theirs = parity.sklearn_observation(case)
