@@ -37,6 +37,7 @@ cdef enum Op:
 
 cdef enum Source:
     FROM_X, FROM_Y, FROM_SAMPLE_WEIGHT
+    AS_NUMBERS  # of the classes and what reads them, in packed plans: see `_keep_numbers`
 
 cdef packed struct Row:
     int64_t op, activation, loss, optimizer, source, finite, n_in, n_out
@@ -354,12 +355,14 @@ cdef void _linear_forward(
 
 cdef void _output_delta(
     Worker* worker, const Batch* batch, Py_ssize_t n_out, const real* a, const real* y, const real* weight,
-    int activation, int loss, real* delta
+    int activation, int loss, bint has_numbers, real* delta
 ) noexcept nogil:
-    """Samples are shared as in `_softmax`. The losses of panels, or of rows, are left in ``worker.losses``."""
+    """Samples are shared as in `_softmax`. The losses of panels, or of rows, are left in ``worker.losses``. Panels of targets
+    may hold numbers of classes."""
     cdef const Tiles* cpu = tiles(delta)
-    cdef Py_ssize_t L = cpu.lanes, row = _rounded(n_out, L), r, p, at, pitch = TILE_VECTORS * L
+    cdef Py_ssize_t L = cpu.lanes, row = _rounded(n_out, L), r, p, at, width, n_rows, pitch = TILE_VECTORS * L
     cdef Share share = _share(worker, batch.n_panels if batch.n_panels else batch.n, 1)
+    cdef const real* weights
     if batch.n_panels == 0:
         for r in range(share.first, share.end):
             worker.losses[r] = cpu.output_row(
@@ -368,11 +371,14 @@ cdef void _output_delta(
             )
         return
     for p in range(share.first, share.end):
-        at = p * n_out * pitch
-        worker.losses[p] = cpu.output_panel(
-            n_out, _panel_width(batch, p, L), _panel_rows(batch, p, L), activation, loss, a + at, y + at,
-            NULL if weight == NULL else weight + p * pitch, delta + at
-        )
+        at, width, n_rows = p * n_out * pitch, _panel_width(batch, p, L), _panel_rows(batch, p, L)
+        weights = NULL if weight == NULL else weight + p * pitch
+        if has_numbers:
+            worker.losses[p] = cpu.output_classes(n_out, width, n_rows, a + at, y + at, weights, delta + at)
+        else:
+            worker.losses[p] = cpu.output_panel(
+                n_out, width, n_rows, activation, loss, a + at, y + at, weights, delta + at
+            )
 
 
 cdef void _backprop_delta(
@@ -498,6 +504,7 @@ def _train_steps(
         rest += size if used[state] else 0
     worker = _worker_of(plan, n_plan, thread, &barrier[0], batch_size, &rest)
     csr = _csr_of(plan, n_plan, &worker, &sources, &rest)
+    _keep_numbers(plan, n_plan)
     with nogil:
         skip_zeros = (batch_size == 1 or order.shape[0] % batch_size == 1) and tiles(rest).is_finite(size, packed[0])
         if plan.online == 1 and worker.n_threads == 1 and skip_zeros:
@@ -555,7 +562,7 @@ cdef bint _train_step(
         elif row.op == OUTPUT_DELTA:
             _output_delta(
                 worker, batch, row.n_out, a, work + row.y, NULL if row.weight == NONE else work + row.weight,
-                row.activation, row.loss, delta
+                row.activation, row.loss, row.source == AS_NUMBERS, delta
             )
         elif row.op == BACKPROP_DELTA:
             layer = _layer(row, states[0], states[0], states[0])

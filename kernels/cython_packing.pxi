@@ -86,6 +86,39 @@ cdef inline void _write_classes(
         out[r + classes[order[r]] * pitch] = 1
 
 
+cdef enum:
+    MOST_NUMBERS = 16777216  # classes that all elements, of 24 bits at least, tell apart
+
+
+cdef void _keep_numbers(Row* plan, Py_ssize_t n_plan) noexcept nogil:
+    """Mark the rows of a packed plan that gather classes and read them where numbers do, and save a panel of targets: for
+    cross-entropy alone, in batches that lie in panels."""
+    cdef Py_ssize_t c, r
+    cdef bint read_alike
+    for c in range(n_plan):
+        if plan[c].op != GATHER_CLASSES or plan[c].n_out > MOST_NUMBERS:
+            continue
+        read_alike = True
+        for r in range(n_plan):
+            if plan[r].op == OUTPUT_DELTA and plan[r].y == plan[c].a:
+                read_alike = read_alike and plan[r].loss == CROSS_ENTROPY
+            elif plan[r].op != GATHER_CLASSES and (plan[r].a == plan[c].a or plan[r].a_prev == plan[c].a):
+                read_alike = False
+        for r in range(n_plan if read_alike else 0):
+            if r == c or (plan[r].op == OUTPUT_DELTA and plan[r].y == plan[c].a):
+                plan[r].source = AS_NUMBERS
+
+
+cdef inline void _write_numbers(
+    const int64_t* classes, const int64_t* order, Py_ssize_t n, Py_ssize_t width, real* out
+) noexcept nogil:
+    """Write the numbers of the classes of n samples, filled up to ``width``."""
+    cdef Py_ssize_t r
+    for r in range(n):
+        out[r] = <real> classes[order[r]]
+    memset(out + n, 0, (width - n) * sizeof(real))
+
+
 cdef inline void _write_entries(
     const Sources* sources, const int64_t* order, Py_ssize_t n, Py_ssize_t pitch, real* out
 ) noexcept nogil:
@@ -120,6 +153,11 @@ cdef bint _gather(
     if batch.n_panels:
         n_parts, unit, pitch = batch.n_panels, n * TILE_VECTORS * L, TILE_VECTORS * L
     share = _share(worker, n_parts, 1)
+    if batch.n_panels and row.source == AS_NUMBERS:
+        for part in range(share.first, share.end):
+            start, n_rows = _panel_start(batch, part, L), _panel_rows(batch, part, L)
+            _write_numbers(sources.classes, order + start, n_rows, _panel_width(batch, part, L), out + part * unit)
+        return True
     memset(out + share.first * unit, 0, (share.end - share.first) * unit * sizeof(real))
     for part in range(share.first, share.end):
         start = part

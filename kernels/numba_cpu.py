@@ -19,11 +19,13 @@ from .numba_csr import csr_of, csr_size, forward_csr, update_csr
 from .numba_jit import as_writable, inlined, jit, kernel, tiles_of
 from .numba_online import online_steps
 from .numba_packing import (
+    AS_NUMBERS,
     Layer,
     States,
     clear,
     gather,
     give_back,
+    keep_numbers,
     layer_of,
     make_batch,
     numbers_of,
@@ -63,6 +65,7 @@ from .numba_rows import (
     activate,
     apply,
     is_finite,
+    output_classes,
     output_panel,
     output_row,
     softmax,
@@ -260,9 +263,12 @@ def _linear_forward(tiles, worker, batch, a_prev, layer, activation, skip_zeros,
         softmax_samples(tiles, worker, batch, layer.n_out, a)
 
 
-@kernel("vWBipppiip")
-def _output_delta(tiles, worker, batch, n_out, a, y, weight, activation, loss, delta):
-    """Samples are shared as in `softmax`. The losses of panels, or of rows, are left in ``worker.losses``."""
+@kernel("vWBipppiiip")
+def _output_delta(tiles, worker, batch, n_out, a, y, weight, activation, loss, has_numbers, delta):
+    """Samples are shared as in `softmax`. The losses of panels, or of rows, are left in ``worker.losses``.
+
+    Panels of targets may hold numbers of classes.
+    """
     L = lanes(delta)
     row, pitch = rounded(n_out, L), TILE_VECTORS * L
     first, end = share(worker, batch.n_panels if batch.n_panels else batch.n, 1)
@@ -276,7 +282,11 @@ def _output_delta(tiles, worker, batch, n_out, a, y, weight, activation, loss, d
     for p in range(first, end):
         here, samples = p * n_out * pitch, (panel_width(batch, p, L), panel_rows(batch, p, L))
         panels = at(a, here), at(y, here), further(weight, p * pitch), at(delta, here)
-        store(worker.losses, p, output_panel(tiles, n_out, *samples, activation, loss, *panels))
+        if has_numbers:
+            loss_of_panel = output_classes(tiles, n_out, *samples, *panels)
+        else:
+            loss_of_panel = output_panel(tiles, n_out, *samples, activation, loss, *panels)
+        store(worker.losses, p, loss_of_panel)
 
 
 @kernel("vWBpLpip")
@@ -361,6 +371,7 @@ def _train_steps(
     states = _states(packed, size, used)
     worker, rest = worker_of(plan, thread, pointer(barrier), batch_size, at(packed, sum(used) * size))
     csr, rest = csr_of(plan, worker, rest)
+    keep_numbers(plan)
     is_near = buffers.X.size <= BLOCK_SIZE  # asking ahead for near samples takes longer than it saves
     skip_zeros = False
     if batch_size == 1 or order.size % batch_size == 1:
@@ -401,7 +412,7 @@ def _train_step(
                 _linear_forward(tiles, worker, batch, a_prev, layer, row.activation, skip_zeros, a)
         elif row.op == Op.OUTPUT_DELTA:
             weight = null(work) if row.weight == NONE else at(work, row.weight)
-            targets = at(work, row.y), weight, row.activation, row.loss
+            targets = at(work, row.y), weight, row.activation, row.loss, int(row.source == AS_NUMBERS)
             _output_delta(tiles, worker, batch, row.n_out, a, *targets, delta)
         elif row.op == Op.BACKPROP_DELTA:
             layer = layer_of(row, states.params, states.params, states.params)

@@ -10,7 +10,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .contract import NONE, Op, Source
+from .contract import NONE, Loss, Op, Source
 from .numba_jit import inlined, kernel, struct
 from .numba_rows import gather_panel, is_finite, pack, scatter_panel, unpack
 from .numba_tiles import TILE_VECTORS
@@ -171,6 +171,41 @@ def write_classes(classes, order, n, pitch, out):
         store(out, r + load(classes, load(order, r)) * pitch, 1)
 
 
+MOST_NUMBERS = 2**24
+"""Classes that all elements, of 24 bits at least, tell apart."""
+
+AS_NUMBERS = 3
+"""The source of the classes, and of what reads them, in packed plans: see `keep_numbers`."""
+
+
+@inlined
+def keep_numbers(plan):
+    """Mark the rows of a packed plan that gather classes and read them where numbers do, and save a panel of targets.
+
+    That is for cross-entropy alone, in batches that lie in panels.
+    """
+    for c in range(plan.size):
+        if plan[c].op != Op.GATHER_CLASSES or plan[c].n_out > MOST_NUMBERS:
+            continue
+        read_alike = True
+        for r in range(plan.size):
+            if plan[r].op == Op.OUTPUT_DELTA and plan[r].y == plan[c].a:
+                read_alike = read_alike and plan[r].loss == Loss.CROSS_ENTROPY
+            elif plan[r].op != Op.GATHER_CLASSES and (plan[r].a == plan[c].a or plan[r].a_prev == plan[c].a):
+                read_alike = False
+        for r in range(plan.size if read_alike else 0):
+            if r == c or (plan[r].op == Op.OUTPUT_DELTA and plan[r].y == plan[c].a):
+                plan[r].source = AS_NUMBERS
+
+
+@inlined
+def write_numbers(classes, order, n, width, out):
+    """Write the numbers of the classes of n samples, filled up to ``width``."""
+    for r in range(n):
+        store(out, r, load(classes, load(order, r)))
+    clear(at(out, n), width - n)
+
+
 @inlined
 def write_entries(sources, order, n, pitch, out):
     """Write the entries of n CSR samples likewise."""
@@ -205,6 +240,11 @@ def gather(tiles, worker, row, sources, order, batch, out, csr_place):
     if batch.n_panels:
         n_parts, unit, pitch = batch.n_panels, n * TILE_VECTORS * L, TILE_VECTORS * L
     first, end = share(worker, n_parts, 1)
+    if batch.n_panels and row.source == AS_NUMBERS:
+        for part in range(first, end):
+            samples, n_rows = at(order, panel_start(batch, part, L)), panel_rows(batch, part, L)
+            write_numbers(sources.classes, samples, n_rows, panel_width(batch, part, L), at(out, part * unit))
+        return True
     clear(at(out, first * unit), (end - first) * unit)
     for part in range(first, end):
         start, n_rows = part, 1

@@ -194,9 +194,12 @@ def softmax_panel(n, width, z):
     """Turn a panel of z into softmax(z). The sums run as in `softmax`, whose lanes are the vectors of ``partial``."""
     partial = stack_vectors(z)
     for r in range(0, width, lanes(z)):
-        a, largest = at(z, r), load_whole(z, r)
-        for j in range(1, n):
-            largest = maximum(largest, load_whole(a, j * pitch(z)))
+        a, largest, second = at(z, r), load_whole(z, r), load_whole(z, r + (n - 1) * pitch(z))
+        for pair in range((n - 1) // 2):  # a maximum waits for itself
+            here = (2 * pair + 1) * pitch(z)
+            largest = maximum(largest, load_whole(a, here))
+            second = maximum(second, load_whole(a, here + pitch(z)))
+        largest = maximum(largest, second)
         for lane in range(lanes(z)):
             store_whole(partial, lane * lanes(z), splat(0, z))
         for j in range(n):
@@ -314,6 +317,23 @@ def output_panel(n, width, n_rows, activation, loss, a, y, weight, delta):
     if loss == Loss.SQUARED_ERROR and activation != Activation.SOFTMAX:
         for j in range(0, n * pitch(a), pitch(a)):
             derive(width, at(a, j), activation, at(delta, j))
+    return result
+
+
+@primitive("diiipppp")
+def output_classes(n, width, n_rows, a, classes, weight, delta):
+    """Do the same for cross-entropy after softmax, with the number of each sample's class in place of its targets."""
+    result = 0.0
+    for r in range(0, width, lanes(a)):
+        weights = splat(1, a) if is_null(weight) else load_whole(weight, r)
+        p, number = splat(1, a), load_whole(classes, r)
+        for j in range(n):
+            a_j = load_whole(a, j * pitch(a) + r)
+            is_class = number == j
+            p = choose(is_class, a_j, p)
+            store_whole(delta, j * pitch(a) + r, weights * choose(is_class, a_j - 1, a_j))
+        total = losses_of(Loss.CROSS_ENTROPY, p, splat(1, a))
+        result += sum_lanes(first_lanes(weights * total, n_rows - r, 0))
     return result
 
 

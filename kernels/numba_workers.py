@@ -116,6 +116,7 @@ def make_worker(thread, n_threads, barrier, n_in, n_out, n_rows, rest):
     patience, ahead = as_pointer_to(numbers, int32), as_pointer_to(at(numbers, NUMBERS_ROOM), int64)
     for place in range(3):
         store(patience, place, 0)
+    store(ahead, Ahead.N_SOURCES, 0)
     losses, squares = as_pointer_to(losses, float64), as_pointer_to(squares, float64)
     return Worker(thread, n_threads, n_out, barrier, patience, own, tile, ahead, strips, losses, squares), rest
 

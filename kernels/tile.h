@@ -594,11 +594,14 @@ static void softmax(ptrdiff_t n, int padded, void *row) {
 static void softmax_panel(ptrdiff_t n, ptrdiff_t width, void *panel) {
     for (ptrdiff_t r = 0; r < width; r += LANES) {
         REAL *a = (REAL *)panel + r;
-        vec largest = load(a), partial[LANES];
+        vec largest = load(a), second = load(a + (n - 1) * PITCH), partial[LANES]; /* a maximum waits for itself */
         for (int l = 0; l < LANES; l++)
             partial[l] = splat(0);
-        for (ptrdiff_t j = 1; j < n; j++)
+        for (ptrdiff_t j = 1; j + 1 < n; j += 2) {
             largest = larger(load(a + j * PITCH), largest);
+            second = larger(load(a + (j + 1) * PITCH), second);
+        }
+        largest = larger(second, largest);
         for (ptrdiff_t j = 0; j < n; j++) {
             const vec e = exponential(load(a + j * PITCH) - largest);
             store(a + j * PITCH, e);
@@ -637,6 +640,7 @@ static void through_activation(ptrdiff_t n, const void *a, int activation, void 
 #define log_losses JOIN(log_losses, REAL)
 #define output_panel_of JOIN(output_panel_of, REAL)
 #define output_panel JOIN(output_panel, REAL)
+#define output_classes JOIN(output_classes, REAL)
 #define sum_rows_of JOIN(sum_rows_of, REAL)
 #define sum_rows JOIN(sum_rows, REAL)
 
@@ -739,6 +743,23 @@ static double output_panel(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, int a
     return 0;
 }
 
+static double output_classes(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, const void *a, const void *classes,
+                             const void *weight, void *delta) {
+    double sum = 0;
+    for (ptrdiff_t r = 0; r < width; r += LANES) {
+        const vec weights = weight ? load((const REAL *)weight + r) : splat(1), class = load((const REAL *)classes + r);
+        vec p = splat(1);
+        for (ptrdiff_t j = 0; j < n; j++) {
+            const vec a_j = load((const REAL *)a + j * PITCH + r);
+            const bits is_class = class == splat((REAL)j);
+            p = choose(is_class, a_j, p);
+            store((REAL *)delta + j * PITCH + r, weights * choose(is_class, a_j - 1, a_j));
+        }
+        sum += sum_lanes(first_lanes(weights * losses(CROSS_ENTROPY, p, splat(1)), n_rows - r, 0));
+    }
+    return sum;
+}
+
 static INLINE void sum_rows_of(const int n_vectors, ptrdiff_t n_rows, const REAL *A, ptrdiff_t row, ptrdiff_t vector,
                                REAL *sums) {
     vec total[TILE_VECTORS];
@@ -765,5 +786,6 @@ static void sum_rows(ptrdiff_t n_vectors, ptrdiff_t n_rows, const void *A, ptrdi
 static const Tiles table = {
     LANES,        product,      update,        pack,      unpack,   gather_panel,       scatter_panel,
     list_nonzero, is_finite,     weighted_rows, row_products, add_outer, add_outer_forward,  activate,  softmax,
-    softmax_panel,               through_activation,          output_row,   log_losses,  output_panel,  sum_rows,  apply,
+    softmax_panel,               through_activation,          output_row,   log_losses,  output_panel,  output_classes,
+    sum_rows,     apply,
 };

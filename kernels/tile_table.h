@@ -170,6 +170,10 @@ typedef struct {
     double (*output_panel)(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, int activation, int loss, const void *a,
                            const void *y, const void *weight, void *delta);
 
+    /* The same for cross-entropy after softmax, with the number of each sample's class in place of its targets. */
+    double (*output_classes)(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, const void *a, const void *classes,
+                             const void *weight, void *delta);
+
     /* sums[:] = sum_r A[r, :] for 1 to TILE_VECTORS vectors of columns, which stand `vector` apart. */
     void (*sum_rows)(ptrdiff_t n_vectors, ptrdiff_t n_rows, const void *A, ptrdiff_t row, ptrdiff_t vector, void *sums);
 

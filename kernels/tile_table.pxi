@@ -110,6 +110,10 @@ cdef extern from "tile_table.h":
             Py_ssize_t n, Py_ssize_t width, Py_ssize_t n_rows, int activation, int loss, const void* a, const void* y,
             const void* weight, void* delta
         ) noexcept nogil
+        double (*output_classes)(
+            Py_ssize_t n, Py_ssize_t width, Py_ssize_t n_rows, const void* a, const void* classes, const void* weight,
+            void* delta
+        ) noexcept nogil
         void (*sum_rows)(
             Py_ssize_t n_vectors, Py_ssize_t n_rows, const void* A, Py_ssize_t row, Py_ssize_t vector, void* sums
         ) noexcept nogil

@@ -216,11 +216,26 @@ def test_weights_that_sum_to_zero_in_a_batch_are_refused(backend_name: str) -> N
         make_trainer(backend_name, batch_size=2).fit(X, y, sample_weight=[0, 0, 1, 1], shuffle=False)
 
 
-def test_class_numbers_and_one_hot_targets_train_alike(backend_name: str) -> None:
-    X, y = make_data()
-    one, other = make_trainer(backend_name), make_trainer(backend_name)
-    assert one.fit(X, y, epochs=3).loss == other.fit(X, np.eye(3)[y], epochs=3).loss
-    np.testing.assert_array_equal(one.network.parameters, other.network.parameters)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 3, 16, 70])
+@pytest.mark.parametrize(
+    ("output", "loss"),
+    [("softmax", "cross_entropy"), ("softmax", "squared_error"), ("logistic", "cross_entropy")],
+)
+def test_class_numbers_and_one_hot_targets_train_alike(
+    backend_name: str, output: str, loss: str, batch_size: int, weighted: bool, dtype: str
+) -> None:
+    X, y = make_data(n=150, n_out=5)
+    weight = np.random.default_rng(1).uniform(0.1, 2, 150) if weighted else None
+    losses, parameters = [], []
+    for targets in (y, np.eye(5)[y]):
+        net = fastbp.Network((7, 5, 5), output=output, dtype=dtype, random_state=0, backend=backend_name)
+        trainer = fastbp.Trainer(net, loss=loss, batch_size=batch_size, random_state=0, backend=backend_name)
+        losses.append(trainer.fit(X, targets, epochs=2, sample_weight=weight).loss)
+        parameters.append(net.parameters)
+    assert losses[0] == losses[1]
+    np.testing.assert_array_equal(*parameters)
 
 
 def test_validation_data_and_evaluate_agree(backend_name: str) -> None:
