@@ -631,6 +631,7 @@ def _predict(
     cdef Layer layer
     cdef const Row* row
     cdef real* a
+    _keep_numbers(plan, n_plan)
     with nogil:
         if thread == 0:
             _pack_state(natural, plan, n_plan, <real*> &params[0], packed, False)

@@ -90,23 +90,30 @@ cdef enum:
     MOST_NUMBERS = 16777216  # classes that all elements, of 24 bits at least, tell apart
 
 
+cdef bint _numbers_do(const Row* plan, Py_ssize_t n_plan, Py_ssize_t place) noexcept nogil:
+    """Return whether classes are gathered to a place that is read as targets of a cross-entropy, and as nothing else."""
+    cdef Py_ssize_t r
+    cdef bint is_gathered = False, is_used
+    for r in range(n_plan):
+        if plan[r].op == GATHER_CLASSES and plan[r].a == place:
+            is_gathered = True
+            if plan[r].n_out > MOST_NUMBERS:
+                return False
+        else:
+            is_used = place in (plan[r].a, plan[r].a_prev, plan[r].weight, plan[r].delta, plan[r].delta_prev)
+            if is_used or (plan[r].op == OUTPUT_DELTA and plan[r].y == place and plan[r].loss != CROSS_ENTROPY):
+                return False
+    return is_gathered
+
+
 cdef void _keep_numbers(Row* plan, Py_ssize_t n_plan) noexcept nogil:
-    """Mark the rows of a packed plan that gather classes and read them where numbers do, and save a panel of targets: for
-    cross-entropy alone, in batches that lie in panels."""
-    cdef Py_ssize_t c, r
-    cdef bint read_alike
-    for c in range(n_plan):
-        if plan[c].op != GATHER_CLASSES or plan[c].n_out > MOST_NUMBERS:
-            continue
-        read_alike = True
-        for r in range(n_plan):
-            if plan[r].op == OUTPUT_DELTA and plan[r].y == plan[c].a:
-                read_alike = read_alike and plan[r].loss == CROSS_ENTROPY
-            elif plan[r].op != GATHER_CLASSES and (plan[r].a == plan[c].a or plan[r].a_prev == plan[c].a):
-                read_alike = False
-        for r in range(n_plan if read_alike else 0):
-            if r == c or (plan[r].op == OUTPUT_DELTA and plan[r].y == plan[c].a):
-                plan[r].source = AS_NUMBERS
+    """Mark the rows of a packed plan that gather classes and read them where numbers do, and save a panel of targets: in
+    batches that lie in panels. Each mark is written once, for another thread may look at it already."""
+    cdef Py_ssize_t r, place
+    for r in range(n_plan):
+        place = plan[r].a if plan[r].op == GATHER_CLASSES else plan[r].y if plan[r].op == OUTPUT_DELTA else NONE
+        if plan[r].op != GATHER_ROWS:
+            plan[r].source = AS_NUMBERS if place != NONE and _numbers_do(plan, n_plan, place) else NONE
 
 
 cdef inline void _write_numbers(

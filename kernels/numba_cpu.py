@@ -400,7 +400,7 @@ def _train_step(
             if not gather(tiles, worker, row, sources, order, batch, a, csr.place) and row.finite == 1:
                 atomic_store(at(worker.barrier, STOPPED), 1)
             if row.op == Op.GATHER_CLASSES:
-                remember(worker.ahead, address_of(sources.classes), 8)
+                remember(worker.ahead, address_of(sources.classes), 8)  # bytes of an int64
             elif row.op == Op.GATHER_ROWS:
                 remember(worker.ahead, address_of(source_of(row, sources)), row.n_out * (VECTOR_BYTES // lanes(a)))
                 a_first = row.a if row.source == Source.X else a_first
@@ -461,6 +461,7 @@ def _predict(
     size = place(natural, plan, packed)
     worker, rest = worker_of(plan, thread, pointer(barrier), batch_size, at(packed, size))
     csr, rest = csr_of(plan, worker, rest)
+    keep_numbers(plan)
     if thread == 0:
         pack_state(table, natural, plan, pointer(buffers.params), packed, False)
     for start in range(0, order.size, batch_size):

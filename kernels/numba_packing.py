@@ -179,23 +179,33 @@ AS_NUMBERS = 3
 
 
 @inlined
+def numbers_do(plan, place):
+    """Tell whether classes are gathered to a place that is read as targets of a cross-entropy, and as nothing else."""
+    is_gathered = False
+    for r in range(plan.size):
+        row = plan[r]
+        if row.op == Op.GATHER_CLASSES and row.a == place:
+            is_gathered = True
+            if row.n_out > MOST_NUMBERS:
+                return False
+        else:
+            is_used = place in (row.a, row.a_prev, row.weight, row.delta, row.delta_prev)
+            if is_used or (row.op == Op.OUTPUT_DELTA and row.y == place and row.loss != Loss.CROSS_ENTROPY):
+                return False
+    return is_gathered
+
+
+@inlined
 def keep_numbers(plan):
     """Mark the rows of a packed plan that gather classes and read them where numbers do, and save a panel of targets.
 
-    That is for cross-entropy alone, in batches that lie in panels.
+    That is in batches that lie in panels. Each mark is written once, for another thread may look at it already.
     """
-    for c in range(plan.size):
-        if plan[c].op != Op.GATHER_CLASSES or plan[c].n_out > MOST_NUMBERS:
-            continue
-        read_alike = True
-        for r in range(plan.size):
-            if plan[r].op == Op.OUTPUT_DELTA and plan[r].y == plan[c].a:
-                read_alike = read_alike and plan[r].loss == Loss.CROSS_ENTROPY
-            elif plan[r].op != Op.GATHER_CLASSES and (plan[r].a == plan[c].a or plan[r].a_prev == plan[c].a):
-                read_alike = False
-        for r in range(plan.size if read_alike else 0):
-            if r == c or (plan[r].op == Op.OUTPUT_DELTA and plan[r].y == plan[c].a):
-                plan[r].source = AS_NUMBERS
+    for r in range(plan.size):
+        row = plan[r]
+        place = row.a if row.op == Op.GATHER_CLASSES else row.y if row.op == Op.OUTPUT_DELTA else NONE
+        if row.op != Op.GATHER_ROWS:
+            plan[r].source = AS_NUMBERS if place != NONE and numbers_do(plan, place) else NONE
 
 
 @inlined

@@ -61,6 +61,9 @@ class Patience(IntEnum):
     INTERVAL = 2
 
 
+MOST_FAR = 3  # sources of rows: samples, targets, weights
+
+
 class Ahead(IntEnum):
     """Places of the numbers that say which samples come next, and how far they have been fetched.
 
@@ -76,10 +79,9 @@ class Ahead(IntEnum):
     BYTE = 5
     BYTES = 6  # how many with each tile: whole cache lines
     STARTS = 7  # addresses, one a source
-    ROW_BYTES = 10  # one a source
+    ROW_BYTES = STARTS + MOST_FAR  # one a source
 
 
-MOST_FAR = 3  # sources of rows: samples, targets, weights
 BRIEF_SPINS, FIRST_INTERVAL, LAST_INTERVAL = 40, 2, 512
 TILE_ROOM = 64  # vectors
 NUMBERS_ROOM = 32  # elements for the numbers of `Patience`, and of `Ahead`

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastbp.kernels import Op
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operation_checks import Options, check_operation
+from operation_checks import Options, arguments_of, check_operation
 
 from fastbp import kernels
 
@@ -123,6 +124,28 @@ def test_any_shape(
     compiled_name: str, operation: str, shape: tuple[int, int, int], dtype: str, seed: int, **modes: Any
 ) -> None:
     check_operation(kernels.backend(compiled_name), operation, dtype, options(shape, seed=seed, **modes))
+
+
+@pytest.mark.parametrize("field", ["source", "delta"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+@pytest.mark.parametrize("batch", [3, 20])
+def test_classes_may_serve_more_than_a_cross_entropy(compiled_name: str, batch: int, loss: str, field: str) -> None:
+    """What compiled backends keep of classes where a cross-entropy alone reads them shows in no other plan."""
+    results = []
+    for name in ("numpy", compiled_name):
+        modes = {"loss": loss, "classes": True, "weighted": True}
+        float64 = np.dtype("float64")
+        made = arguments_of(kernels.backend(name), "train_steps", float64, float64, options((batch, 4, 9), **modes))
+        plan = made["plan"] = made["plan"].copy()
+        if field == "source":  # of rows that have none
+            plan["source"][plan["op"] != Op.GATHER_ROWS] = 3
+        else:
+            last = np.flatnonzero(plan["op"] == Op.LINEAR_UPDATE)[0]
+            plan["delta"][last] = plan["a"][plan["op"] == Op.GATHER_CLASSES][0]
+        kernels.backend(name).train_steps(**made)
+        results.append([made["losses"], made["buffers"].params])
+    for expected, got in zip(*results, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
 
 
 @given(n=st.integers(1, 3000), seed=st.integers(0, 1000), extreme=st.sampled_from([None, 0.0, 1 - 2.0**-53]))
