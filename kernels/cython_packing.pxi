@@ -108,7 +108,7 @@ cdef bint _numbers_do(const Row* plan, Py_ssize_t n_plan, Py_ssize_t place) noex
 
 cdef void _keep_numbers(Row* plan, Py_ssize_t n_plan) noexcept nogil:
     """Mark the rows of a packed plan that gather classes and read them where numbers do, and save a panel of targets: in
-    batches that lie in panels. Each mark is written once, for another thread may look at it already."""
+    batches that lie in panels. What a caller left there goes. Each mark is written once: another thread may look already."""
     cdef Py_ssize_t r, place
     for r in range(n_plan):
         place = plan[r].a if plan[r].op == GATHER_CLASSES else plan[r].y if plan[r].op == OUTPUT_DELTA else NONE

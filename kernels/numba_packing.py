@@ -199,7 +199,8 @@ def numbers_do(plan, place):
 def keep_numbers(plan):
     """Mark the rows of a packed plan that gather classes and read them where numbers do, and save a panel of targets.
 
-    That is in batches that lie in panels. Each mark is written once, for another thread may look at it already.
+    That is in batches that lie in panels. What a caller left there goes. Each mark is written once: another thread may
+    look already.
     """
     for r in range(plan.size):
         row = plan[r]

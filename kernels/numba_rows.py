@@ -322,7 +322,7 @@ def output_panel(n, width, n_rows, activation, loss, a, y, weight, delta):
 
 @primitive("diiipppp")
 def output_classes(n, width, n_rows, a, classes, weight, delta):
-    """Do the same for cross-entropy after softmax, with the number of each sample's class in place of its targets."""
+    """Do the same for a cross-entropy whose delta is a - y; numbers of classes stand in place of targets."""
     result = 0.0
     for r in range(0, width, lanes(a)):
         weights = splat(1, a) if is_null(weight) else load_whole(weight, r)

@@ -170,7 +170,7 @@ typedef struct {
     double (*output_panel)(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, int activation, int loss, const void *a,
                            const void *y, const void *weight, void *delta);
 
-    /* The same for cross-entropy after softmax, with the number of each sample's class in place of its targets. */
+    /* The same for a cross-entropy whose delta is a - y; numbers of classes stand in place of targets. */
     double (*output_classes)(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, const void *a, const void *classes,
                              const void *weight, void *delta);
 
