@@ -216,8 +216,10 @@ def add_outer_vectors(
                 i = _unit(builder, listed, loop.index)
                 factor = emit_splat(builder, builder.fmul(scale, builder.load(builder.gep(x, [i]))), vector)
                 start = builder.gep(W, [builder.mul(i, integer(vector.count))])
-                for addend, w in zip(addends, _vectors_at(builder, start, w_vector, width), strict=True):
-                    emit_store(builder, emit_fma(builder, factor, addend, emit_load(builder, w, vector)), w)
+                places = _vectors_at(builder, start, w_vector, width)
+                changed = _emit_added(builder, places, factor, addends)
+                for w, place in zip(changed, places, strict=True):
+                    emit_store(builder, w, place)
 
         _emit_each_width(builder, n_vectors, emit)
         return context.get_dummy_value()
@@ -255,10 +257,11 @@ def add_outer_forward_vectors(
                 factor = emit_splat(builder, builder.fmul(scale, builder.load(builder.gep(x, [i]))), vector)
                 following_factor = emit_splat(builder, builder.load(builder.gep(following, [i])), vector)
                 start = builder.gep(W, [builder.mul(i, integer(vector.count))])
-                for addend, total, w in zip(addends, totals, _vectors_at(builder, start, w_vector, width), strict=True):
-                    changed = emit_fma(builder, factor, addend, emit_load(builder, w, vector))
-                    emit_store(builder, changed, w)
-                    builder.store(emit_fma(builder, following_factor, changed, builder.load(total)), total)
+                places = _vectors_at(builder, start, w_vector, width)
+                changed = _emit_added(builder, places, factor, addends)
+                for w, place, total in zip(changed, places, totals, strict=True):
+                    emit_store(builder, w, place)
+                    builder.store(emit_fma(builder, following_factor, w, builder.load(total)), total)
             for place, total in zip(_vectors_at(builder, sums, integer(vector.count), width), totals, strict=True):
                 emit_store(builder, builder.load(total), place)
 
@@ -267,6 +270,16 @@ def add_outer_forward_vectors(
 
     integer = types.intp
     return types.void(integer, integer, listed, x.dtype, x, d, following, W, integer, sums), codegen
+
+
+def _emit_added(builder: Any, places: list[Any], factor: Any, addends: list[Any]) -> list[Any]:
+    """Return what stands at some places, with factor x addend added.
+
+    All is loaded before any of it is stored: strips that are a multiple of 4 KB apart look alike to the processor,
+    which lets a load wait for a store to what may be its place.
+    """
+    row = [emit_load(builder, place, factor.type) for place in places]
+    return [emit_fma(builder, factor, addend, w) for addend, w in zip(addends, row, strict=True)]
 
 
 def _unit(builder: Any, listed: Any, t: Any) -> Any:

@@ -9,6 +9,7 @@ alone, never on the size of a layer. The packed forms are those of the Cython ba
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -420,12 +421,11 @@ def _emit_update(builder: Any, form: int, n_rows: int, n_vectors: int, vector: A
     with builder.if_else(builder.icmp_signed("!=", is_direct, integer(0))) as (then, otherwise):
         with then:
             rate, scale = tile.load(rates, integer(IN_RATE * L)), tile.load(rates, integer(IN_SCALE * L))
-            for index, total in enumerate(totals):
-                r, c = divmod(index, n_vectors)
+            for c, r in itertools.product(range(n_vectors), range(n_rows)):
                 place = builder.add(
                     builder.mul(integer(c), w_vector), builder.mul(builder.add(row, integer(r)), integer(L))
                 )
-                step = builder.fneg(builder.fmul(scale, total))
+                step = builder.fneg(builder.fmul(scale, totals[r * n_vectors + c]))
                 tile.store(emit_fma(builder, rate, step, tile.load(param, place)), param, place)
         with otherwise:
             for index, total in enumerate(totals):

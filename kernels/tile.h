@@ -474,16 +474,20 @@ static void row_products(ptrdiff_t n_listed, const int32_t *list, const void *de
     }
 }
 
+/* All loads of a row come before its stores: strips that are a multiple of 4 KB apart look alike to the processor, which
+ * lets a load wait for a store to what may be its place. */
 static INLINE void add_outer_of(const int n_vectors, ptrdiff_t n_listed, const int32_t *list, REAL scale, const REAL *x,
                                 const REAL *d, REAL *W, ptrdiff_t w_vector) {
-    vec addends[ROW_VECTORS];
+    vec addends[ROW_VECTORS], changed[ROW_VECTORS];
     UNROLL for (int v = 0; v < n_vectors; v++)
         addends[v] = load(d + v * LANES);
     for (ptrdiff_t t = 0; t < n_listed; t++) {
         REAL *w = W + list[t] * LANES;
         const vec factor = splat(scale * x[list[t]]);
         UNROLL for (int v = 0; v < n_vectors; v++)
-            store(w + v * w_vector, load(w + v * w_vector) + factor * addends[v]);
+            changed[v] = load(w + v * w_vector) + factor * addends[v];
+        UNROLL for (int v = 0; v < n_vectors; v++)
+            store(w + v * w_vector, changed[v]);
     }
 }
 
@@ -504,7 +508,7 @@ static void add_outer(ptrdiff_t n_listed, const int32_t *list, double scale, con
 static INLINE void add_outer_forward_of(const int n_vectors, ptrdiff_t n_listed, const int32_t *list, REAL scale,
                                         const REAL *x, const REAL *d, const REAL *next, REAL *W, ptrdiff_t w_vector,
                                         REAL *sums) {
-    vec addends[ROW_VECTORS / 2], total[ROW_VECTORS / 2];
+    vec addends[ROW_VECTORS / 2], changed[ROW_VECTORS / 2], total[ROW_VECTORS / 2];
     UNROLL for (int v = 0; v < n_vectors; v++) {
         addends[v] = load(d + v * LANES);
         total[v] = splat(0);
@@ -512,10 +516,11 @@ static INLINE void add_outer_forward_of(const int n_vectors, ptrdiff_t n_listed,
     for (ptrdiff_t t = 0; t < n_listed; t++) {
         REAL *w = W + list[t] * LANES;
         const vec factor = splat(scale * x[list[t]]), next_factor = splat(next[list[t]]);
+        UNROLL for (int v = 0; v < n_vectors; v++)
+            changed[v] = load(w + v * w_vector) + factor * addends[v];
         UNROLL for (int v = 0; v < n_vectors; v++) {
-            const vec changed = load(w + v * w_vector) + factor * addends[v];
-            store(w + v * w_vector, changed);
-            total[v] += next_factor * changed;
+            store(w + v * w_vector, changed[v]);
+            total[v] += next_factor * changed[v];
         }
     }
     UNROLL for (int v = 0; v < n_vectors; v++)

@@ -190,8 +190,8 @@ static INLINE void update_tile(const int rule, const int form, const int n_rows,
     }
     finish_tile(rule, step, rates, u, before);
     if (rule == SGD && step->l2 == 0 && rows_left == n_rows) {
-        UNROLL for (int r = 0; r < n_rows; r++)
-            UNROLL for (int v = 0; v < n_vectors; v++) {
+        UNROLL for (int v = 0; v < n_vectors; v++)
+            UNROLL for (int r = 0; r < n_rows; r++) {
                 REAL *w = (REAL *)u->param + v * u->w_vector + (row + r) * LANES;
                 store(w, load(w) - rates->rate * (rates->scale * sums[r][v]));
             }
