@@ -14,7 +14,8 @@ if (_CHECKOUT / "pyproject.toml").exists() and (_CHECKOUT / "kernels" / "contrac
     __path__.append(str(_CHECKOUT))
 
 if TYPE_CHECKING:
-    from . import datasets, kernels
+    from . import activations, datasets, kernels
+    from .activations import ELU, GELU, SELU, LeakyReLU, ReLU, SiLU
     from .callbacks import Callback, Checkpoint, EarlyStopping, History, JSONLLogger, TrainingState
     from .kernels import backends
     from .modelfile import ModelFileError
@@ -27,6 +28,9 @@ __version__ = "0.1.0"
 configure_logging()
 
 _HOMES = {
+    "ELU": "activations",
+    "GELU": "activations",
+    "SELU": "activations",
     "Adam": "optimizers",
     "AdamW": "optimizers",
     "Callback": "callbacks",
@@ -34,11 +38,14 @@ _HOMES = {
     "EarlyStopping": "callbacks",
     "History": "callbacks",
     "JSONLLogger": "callbacks",
+    "LeakyReLU": "activations",
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
     "ModelFileError": "modelfile",
     "Network": "network",
+    "ReLU": "activations",
     "SGD": "optimizers",
+    "SiLU": "activations",
     "Trainer": "trainer",
     "TrainingState": "callbacks",
     "backends": "kernels",
@@ -47,9 +54,12 @@ _HOMES = {
     "save": "io",
     "unpatch_sklearn": "accelerate",
 }
-_MODULES = ("datasets", "kernels")
+_MODULES = ("activations", "datasets", "kernels")
 
 __all__ = [
+    "ELU",
+    "GELU",
+    "SELU",
     "SGD",
     "Adam",
     "AdamW",
@@ -58,13 +68,17 @@ __all__ = [
     "EarlyStopping",
     "History",
     "JSONLLogger",
+    "LeakyReLU",
     "MLPClassifier",
     "MLPRegressor",
     "ModelFileError",
     "Network",
+    "ReLU",
+    "SiLU",
     "Trainer",
     "TrainingState",
     "__version__",
+    "activations",
     "backends",
     "datasets",
     "kernels",

@@ -144,7 +144,7 @@ def _add_train(subparsers: Any) -> None:
 def _add_network_options(group: Any) -> None:
     help_text = "units of the hidden layers, or none (default: 100)"
     group.add_argument("--hidden", metavar="UNITS", type=_hidden, default=(100,), help=help_text)
-    activations = ("relu", "tanh", "logistic", "identity")
+    activations = ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "tanh", "logistic", "identity")
     group.add_argument("--activation", choices=activations, default="relu", help="default: %(default)s")
     group.add_argument("--epochs", metavar="N", type=_count, default=200, help="at most (default: %(default)s)")
     help_text = "samples in a step (default: 200, or all if there are fewer)"

@@ -28,8 +28,9 @@ from sklearn.utils.validation import validate_data
 
 from . import kernels
 from .accelerate import check_sklearn_version
+from .activations import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, Activation, as_activation, as_hidden_activations
 from .data import as_features, is_plain, is_ready, label_matrix
-from .kernels import Activation, Loss
+from .kernels import ActivationFunction, Loss
 from .plan import Layout, aligned_empty
 from .progress import EpochProgress
 from .run import NonFinite, forward
@@ -51,6 +52,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
 
     _parameter_constraints: dict[str, list[Any]] = {
         **original.BaseMultilayerPerceptron._parameter_constraints,
+        "activation": [StrOptions(set(HIDDEN_ACTIVATIONS)), Activation, list, tuple],
         "backend": [StrOptions({"auto", *kernels.MODULES})],
         "n_threads": [None, Interval(Integral, 1, None, closed="left")],
         "progress": ["boolean"],
@@ -73,7 +75,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         dtype = kernel_dtype(X, parameters)
         data = as_features(X, dtype, layout.layer_sizes[0], check=False)
         backend, params = kernels.backend(self.backend), as_flat(parameters, dtype)
-        return forward(backend, layout, self._activations(layout), params, data, self.n_threads)
+        return forward(backend, layout, self._activations(layout, dtype), params, data, self.n_threads)
 
     def _layout(self) -> Layout:
         return Layout((len(self.coefs_[0]), *(np.shape(W)[-1] for W in self.coefs_)))
@@ -87,9 +89,10 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
             raise ValueError(f"coefs_ and intercepts_ have shapes {shapes}; replace them by arrays of shapes {wanted}")
         return parameters
 
-    def _activations(self, layout: Layout) -> tuple[Activation, ...]:
-        hidden, output = Activation[self.activation.upper()], Activation[self.out_activation_.upper()]
-        return (*[hidden] * (layout.n_layers - 1), output)
+    def _activations(self, layout: Layout, dtype: Any) -> tuple[ActivationFunction, ...]:
+        hidden = as_hidden_activations(self.activation, layout.n_layers - 1)
+        output = as_activation(self.out_activation_, OUTPUT_ACTIVATIONS, "out_activation_")
+        return tuple(one.function(dtype) for one in (*hidden, output))
 
     def _loss_code(self) -> Loss:
         if self.loss == "log_loss":
@@ -115,6 +118,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
             _validate(cls, *[getattr(self, name) for name in _parameter_names(cls)])
         except TypeError:  # one of them cannot be hashed, or is wrong
             super()._validate_params()
+        as_hidden_activations(self.activation, len(np.atleast_1d(self.hidden_layer_sizes)))
 
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, NDArray[Any]]:
         """Return X and y validated; what a second call brings as plain arrays is not worth scikit-learn's long look."""
@@ -189,8 +193,14 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         """Tell whether the kernels may replace scikit-learn's loop; say why where they may not."""
         reason = self._why_not_accelerated()
         if reason is not None:
+            self._check_sklearn_knows_activation(f"scikit-learn's own loop must run: {reason}")
             log.warning("%s.fit runs scikit-learn's own loop: %s", type(self).__name__, reason)
         return reason is None
+
+    def _check_sklearn_knows_activation(self, why: str) -> None:
+        if self.activation not in list(original.ACTIVATIONS):
+            names = ", ".join(map(repr, sorted(original.ACTIVATIONS.keys() - {"softmax", "exp"})))
+            raise ValueError(f"activation is {self.activation!r}, but {why}; choose one of {names}")
 
     def _why_not_accelerated(self) -> str | None:
         """Return why the kernels must not replace scikit-learn's loop, or None."""
@@ -333,6 +343,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         -------
         sklearn.neural_network.MLPClassifier or MLPRegressor
         """
+        self._check_sklearn_knows_activation("scikit-learn does not know it")
         params, cls = self.get_params(deep=False), original_class(type(self))
         shared = {name: params[name] for name in cls._get_param_names()}
         return _copy_state(self, cls(**shared), params.keys() - shared)
@@ -375,7 +386,8 @@ class MLPClassifier(_KernelMLP, original.MLPClassifier):
     hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, \
 shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction, \
 beta_1, beta_2, epsilon, n_iter_no_change, max_fun
-        As in scikit-learn.
+        As in scikit-learn; ``activation`` may be any that `fastbp.Network` takes, by name or object, or a list with one
+        for each hidden layer.
     backend : {"auto", "cython", "numba", "numpy"}, default="auto"
         What computes: ``"auto"`` is cython if it is built, else numba.
     n_threads : int, default=None
@@ -467,7 +479,8 @@ class MLPRegressor(_KernelMLP, original.MLPRegressor):
     loss, hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, \
 max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
 validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
-        As in scikit-learn.
+        As in scikit-learn; ``activation`` may be any that `fastbp.Network` takes, by name or object, or a list with one
+        for each hidden layer.
     backend : {"auto", "cython", "numba", "numpy"}, default="auto"
         What computes: ``"auto"`` is cython if it is built, else numba.
     n_threads : int, default=None

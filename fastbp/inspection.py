@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import io
+from .activations import as_hidden_activations
 from .network import Network
 from .optimizers import OPTIMIZERS, Optimizer
 from .preprocessing import Preprocessing
@@ -55,7 +56,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _describe_network(network: Network) -> dict[str, Any]:
-    activations = [activation.name.lower() for activation in network.activations]
+    activations = [str(activation) for activation in network.functions]
     return {
         "layers": _layers(network.layer_sizes, activations, bias=network.bias),
         "n_parameters": network.n_parameters,
@@ -95,7 +96,8 @@ def _describe_estimator(estimator: Any) -> dict[str, Any]:
     if not hasattr(estimator, "coefs_"):
         return {"layers": [], "n_parameters": 0, "dtype": None, **described}
     sizes = [len(estimator.coefs_[0]), *(W.shape[1] for W in estimator.coefs_)]
-    activations = [*[estimator.activation] * (len(sizes) - 2), estimator.out_activation_]
+    hidden = as_hidden_activations(estimator.activation, len(sizes) - 2)
+    activations = [*map(str, hidden), estimator.out_activation_]
     described["training"] |= {"epochs_done": int(estimator.n_iter_), "final_loss": _plain(estimator.loss_)}
     classes = {"classes": _plain(estimator.classes_)} if hasattr(estimator, "classes_") else {}
     layers = _layers(sizes, activations, bias=True)

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import kernels, modelfile
+from .activations import OUTPUT_ACTIVATIONS, as_activation, as_hidden_activations, from_plain, to_plain
 from .encoding import Decoder, Encoder
-from .losses import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS
 from .modelfile import ModelFileError
 from .network import Network
 from .optimizers import OPTIMIZERS, Optimizer
@@ -332,7 +332,8 @@ def _encode_estimator(estimator: Any) -> tuple[dict[str, Any], dict[str, NDArray
         )
     _check_estimator(estimator)
     encoder, names = Encoder(_parts()), set(estimator.get_params(deep=False))
-    state = {name: encoder.value(value, name) for name, value in vars(estimator).items()}
+    plain = {**vars(estimator), "activation": to_plain(estimator.activation)}
+    state = {name: encoder.value(value, name) for name, value in plain.items()}
     content = {
         "kind": kind,
         "parameters": {name: value for name, value in state.items() if name in names},
@@ -350,6 +351,7 @@ def _decode_estimator(content: dict[str, Any], tensors: Tensors) -> Any:
     if not parameters.keys() <= known:
         unknown = ", ".join(sorted(parameters.keys() - known))
         raise ValueError(f"its parameters {unknown} are unknown to this version of scikit-learn")
+    parameters["activation"] = from_plain(parameters["activation"])
     estimator = cls(**parameters)
     for name, value in content["attributes"].items():
         if hasattr(cls, name) or name in known:
@@ -386,8 +388,8 @@ def _check_estimator(estimator: Any) -> None:
     ends = (estimator.n_features_in_, estimator.n_outputs_)
     if ends != (sizes[0], sizes[-1]):
         raise ValueError(f"n_features_in_ and n_outputs_ are {ends}, but the layers have {sizes} units")
-    if estimator.activation not in HIDDEN_ACTIVATIONS or estimator.out_activation_ not in OUTPUT_ACTIVATIONS:
-        raise ValueError(f"activations are {estimator.activation!r} and {estimator.out_activation_!r}")
+    as_hidden_activations(estimator.activation, len(sizes) - 2)
+    as_activation(estimator.out_activation_, OUTPUT_ACTIVATIONS, "out_activation_")
 
 
 _DECODERS = {

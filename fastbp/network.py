@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import kernels
+from .activations import OUTPUT_ACTIVATIONS, Activation, as_activation, as_hidden_activations, from_plain, to_plain
 from .data import as_features
 from .initializers import as_random_state, glorot_uniform
-from .kernels import Activation
-from .losses import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, as_activation
+from .kernels import ActivationFunction
 from .plan import Layout, aligned_empty
 from .run import RowForward, forward
 
@@ -39,9 +39,11 @@ class Network(Fixed):
     ----------
     layer_sizes : iterable of int
         Inputs, hidden layers, outputs: ``(784, 128, 10)``. Two numbers make a network without hidden layers.
-    hidden_activation : {"relu", "identity", "logistic", "tanh"}
-    output : {"softmax", "identity", "logistic", "relu", "tanh", "exp"}
-        Activation of the output layer.
+    hidden_activation : str, Activation, or a sequence with one for each hidden layer
+        ``"relu"``, ``"identity"``, ``"logistic"``, ``"tanh"``, ``"leaky_relu"``, ``"elu"``, ``"selu"``, ``"softplus"``,
+        ``"gelu"``, ``"silu"``, ``"sign"``, or an object such as ``fastbp.LeakyReLU(0.05)``.
+    output : str or Activation
+        Activation of the output layer: one of these, ``"softmax"`` or ``"exp"``.
     bias : bool
         False: no layer has a bias (P&P (2)).
     dtype : {"float32", "float64"}
@@ -55,7 +57,10 @@ class Network(Fixed):
     Attributes
     ----------
     layer_sizes : tuple of int
-    hidden_activation, output : str
+    hidden_activation, output : str, Activation or tuple
+        As they were given.
+    functions : tuple of Activation
+        One for each layer.
     bias : bool
     dtype : numpy.dtype
     backend : str
@@ -87,6 +92,7 @@ class Network(Fixed):
         "bias",
         "dtype",
         "layout",
+        "functions",
         "activations",
         "parameters",
         "weights",
@@ -96,8 +102,8 @@ class Network(Fixed):
     def __init__(
         self,
         layer_sizes: Iterable[int],
-        hidden_activation: str = "relu",
-        output: str = "softmax",
+        hidden_activation: Any = "relu",
+        output: Any = "softmax",
         *,
         bias: bool = True,
         dtype: Any = "float32",
@@ -106,16 +112,18 @@ class Network(Fixed):
         n_threads: int | None = None,
     ) -> None:
         self.layer_sizes = _as_layer_sizes(layer_sizes)
-        hidden = as_activation(hidden_activation, HIDDEN_ACTIVATIONS, "hidden_activation")
+        hidden = as_hidden_activations(hidden_activation, len(self.layer_sizes) - 2)
         last = as_activation(output, OUTPUT_ACTIVATIONS, "output")
-        if output == "softmax" and self.layer_sizes[-1] == 1:
+        if last.name == "softmax" and self.layer_sizes[-1] == 1:
             raise ValueError("softmax over one output is always 1; use output='logistic' for two classes")
-        self.hidden_activation, self.output, self.bias = hidden_activation, output, bool(bias)
+        self.hidden_activation, self.output = from_plain(hidden_activation), from_plain(output)
+        self.bias = bool(bias)
         self.dtype = _as_dtype(dtype)
         self.backend = kernels.backend(backend).name
         self.n_threads = None if n_threads is None else kernels.check_n_threads(n_threads)
         self.layout = Layout(self.layer_sizes, self.bias)
-        self.activations: tuple[Activation, ...] = (*[hidden] * (self.layout.n_layers - 1), last)
+        self.functions: tuple[Activation, ...] = (*hidden, last)
+        self.activations: tuple[ActivationFunction, ...] = tuple(one.function(self.dtype) for one in self.functions)
         self.parameters = aligned_empty(self.layout.size, self.dtype)
         self.weights = tuple(self.layout.weights(self.parameters))
         self.biases = tuple(self.layout.biases(self.parameters))
@@ -125,15 +133,19 @@ class Network(Fixed):
     def _initialize(self, random_state: np.random.RandomState) -> None:
         for layer, W in enumerate(self.weights):
             fan_in, fan_out = W.shape
-            initial_W, initial_b = glorot_uniform(fan_in, fan_out, self.hidden_activation, random_state)
+            hidden = (self.functions[:-1] or self.functions)[: layer + 1][
+                -1
+            ].name  # the output layer takes the last one's
+            initial_W, initial_b = glorot_uniform(fan_in, fan_out, hidden, random_state)
             W[...] = initial_W
             if self.bias:
                 self.biases[layer][...] = initial_b
 
     def __repr__(self) -> str:
         sizes = "-".join(map(str, self.layer_sizes))
+        hidden = "-".join(dict.fromkeys(map(str, self.functions[:-1]))) or "no hidden layers"
         return (
-            f"<fastbp.Network {sizes}, {self.hidden_activation}, {self.output}, {self.dtype}, "
+            f"<fastbp.Network {sizes}, {hidden}, {self.functions[-1]}, {self.dtype}, "
             f"{self.n_parameters} parameters, backend {self.backend!r}>"
         )
 
@@ -244,9 +256,9 @@ class Network(Fixed):
             If X is not a finite, numeric (n, I) matrix.
         """
         outputs = self.forward(X)
-        if self.output == "softmax":
+        if self.functions[-1].name == "softmax":
             return outputs.argmax(axis=1)
-        if self.output == "logistic":
+        if self.functions[-1].name == "logistic":
             outputs = (outputs > 0.5).astype(np.int64)
         return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 
@@ -267,10 +279,10 @@ class Network(Fixed):
         ValueError
             If the output is neither softmax nor logistic, or X is not a finite, numeric (n, I) matrix.
         """
-        if self.output not in ("softmax", "logistic"):
+        if self.functions[-1].name not in ("softmax", "logistic"):
             raise ValueError(
-                f"output {self.output!r} gives no probabilities; use forward(X), or build the network with output "
-                "'softmax' or 'logistic'"
+                f"output {self.functions[-1].name!r} gives no probabilities; use forward(X), or build the network with "
+                "output 'softmax' or 'logistic'"
             )
         outputs = self.forward(X)
         return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
@@ -279,8 +291,8 @@ class Network(Fixed):
         """Return what the network is built from, without parameters, backend and threads."""
         return {
             "layer_sizes": list(self.layer_sizes),
-            "hidden_activation": self.hidden_activation,
-            "output": self.output,
+            "hidden_activation": to_plain(self.hidden_activation),
+            "output": to_plain(self.output),
             "bias": self.bias,
             "dtype": str(self.dtype),
         }

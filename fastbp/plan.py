@@ -9,7 +9,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels import NONE, PLAN_ROW, Activation, Backend, Buffers, Loss, Op, Optimizer, Source, room
+from .kernels import (
+    NONE,
+    PLAN_ROW,
+    Activation,
+    ActivationFunction,
+    Backend,
+    Buffers,
+    Loss,
+    Op,
+    Optimizer,
+    Source,
+    activation_function,
+    room,
+)
+from .losses import is_pair
+
+IDENTITY = activation_function(Activation.IDENTITY)
 
 
 @dataclass(frozen=True)
@@ -53,10 +69,12 @@ class Layout:
         """Number of parameters: (d + 1) m_1 + (m_1 + 1) m_2 + ... (Book 4.1.4)."""
         return self.weight_offsets[-1] + (sum(self.layer_sizes[1:]) if self.bias else 0)
 
-    def table(self, activations: tuple[Activation, ...]) -> NDArray[np.int64]:
+    def table(self, activations: tuple[ActivationFunction, ...]) -> NDArray[np.int64]:
         """Return the layers as the kernels' ``predict_rows`` takes them."""
-        places = zip(self.shapes, self.weight_offsets[:-1], self.bias_offsets, activations, strict=True)
-        return np.array([(*shape, W, b, activation) for shape, W, b, activation in places], np.int64)
+        places = zip(self.shapes, self.weight_offsets[:-1], self.bias_offsets, strict=True)
+        sizes = np.array([(*shape, W, b) for shape, W, b in places], np.int64)
+        functions = np.concatenate([activation.record() for activation in activations])
+        return np.hstack([sizes, functions.view(np.int64).reshape(len(sizes), -1)])
 
     def weights(self, flat: NDArray[Any]) -> list[NDArray[Any]]:
         """Return each layer's weights as views into a flat buffer."""
@@ -101,14 +119,18 @@ class Data:
     checked: bool = True
 
 
+_PRODUCTS = (Op.LINEAR_FORWARD, Op.BACKPROP_DELTA, Op.LINEAR_GRAD, Op.LINEAR_UPDATE)
+
+
 class _Builder:
     """Collects rows and lays out the workspace."""
 
-    def __init__(self, layout: Layout, activations: tuple[Activation, ...], batch_size: int) -> None:
+    def __init__(self, layout: Layout, activations: tuple[ActivationFunction, ...], batch_size: int) -> None:
         self.layout, self.activations, self.batch_size = layout, activations, batch_size
         self.rows: list[NDArray[np.void]] = []
         self.work_size = 0
         self.a = [self.place(size) for size in layout.layer_sizes]
+        self.saved = [NONE] * len(self.a)
         self.y = self.weight = NONE
         self.delta = [NONE] * len(self.a)
 
@@ -118,9 +140,11 @@ class _Builder:
         self.work_size += room(self.batch_size, n_columns)
         return offset
 
-    def add(self, op: Op, **values: int) -> None:
+    def add(self, op: Op, activation: ActivationFunction | None = None, **values: int) -> None:
         """Append a row; what is not given is `NONE`, sizes and the barrier have defaults."""
         row = np.full(1, NONE, PLAN_ROW)
+        if activation is not None:
+            row["activation"], row["function"], row["parameter"], row["at_zero"] = activation
         for name, value in {"n_in": 0, "n_out": 0, "barrier": 1, "op": op, **values}.items():
             row[name] = value
         self.rows.append(row)
@@ -145,17 +169,35 @@ class _Builder:
             self.weight = self.place(1)
             self.add(Op.GATHER_ROWS, source=Source.SAMPLE_WEIGHT, n_out=1, a=self.weight)
 
-    def forward(self, out: int) -> None:
-        """Add the forward pass; the last layer writes to ``out``."""
-        for index in range(1, len(self.a)):
-            a = out if index == len(self.a) - 1 else self.a[index]
-            self.add(Op.LINEAR_FORWARD, **self.layer(index), activation=self.activations[index - 1], a=a, saved=0)
+    def forward(self) -> None:
+        """Add the forward pass of a prediction; the last layer writes to the outputs."""
+        for index, activation in enumerate(self.activations, start=1):
+            a = NONE if index == len(self.activations) else self.a[index]
+            self.add(Op.LINEAR_FORWARD, activation, **self.layer(index), a=a)
+
+    def training_forward(self) -> None:
+        """Add the forward pass of a step. Derivatives that do not follow from outputs are kept beside them."""
+        for index, activation in enumerate(self.activations, start=1):
+            a, n_out = self.a[index], self.layout.layer_sizes[index]
+            self.add(Op.LINEAR_FORWARD, IDENTITY if activation.is_kept else activation, **self.layer(index), a=a)
+            if activation.is_kept:
+                self.saved[index] = self.place(n_out)
+                self.add(Op.ACTIVATE, activation, n_out=n_out, a_prev=a, a=a, saved=self.saved[index])
+
+    def known(self, index: int) -> int:
+        """Return what layer ``index`` has that its derivative follows from: its output, or what was kept."""
+        return self.saved[index] if self.activations[index - 1].is_kept else self.a[index]
 
     def output_delta(self, loss: Loss) -> None:
         """Add the loss and the error at the output."""
         self.delta = [NONE, *(self.place(size) for size in self.layout.layer_sizes[1:])]
-        error = {"y": self.y, "weight": self.weight, "delta": self.delta[-1], "activation": self.activations[-1]}
-        self.add(Op.OUTPUT_DELTA, n_out=self.layout.layer_sizes[-1], a=self.a[-1], loss=loss, **error)
+        activation, n_out = self.activations[-1], self.layout.layer_sizes[-1]
+        at_once = is_pair(loss, activation.code) or (loss == Loss.SQUARED_ERROR and not activation.is_kept)
+        error = {"y": self.y, "weight": self.weight, "delta": self.delta[-1], "n_out": n_out}
+        self.add(Op.OUTPUT_DELTA, activation if at_once else IDENTITY, a=self.a[-1], loss=loss, **error)
+        if not at_once:
+            place = self.known(len(self.activations))
+            self.add(Op.ACTIVATION_DELTA, activation, n_out=n_out, a_prev=place, delta=self.delta[-1])
 
     def backward(self, op: Op, optimizer: Optimizer | int) -> None:
         """Add, from the last layer down, the error of the layer below and then this layer's gradient or update.
@@ -167,26 +209,25 @@ class _Builder:
         for index in range(len(self.a) - 1, 0, -1):
             row = {**self.layer(index), "delta": self.delta[index]}
             if index > 1:
-                below = {"delta_prev": self.delta[index - 1], "activation": self.activations[index - 2], "saved": 0}
-                self.add(Op.BACKPROP_DELTA, **row, **below, barrier=0)
+                below = {"a_prev": self.known(index - 1), "delta_prev": self.delta[index - 1]}
+                self.add(Op.BACKPROP_DELTA, self.activations[index - 2], **{**row, **below}, barrier=0)
             self.add(op, **row, optimizer=optimizer)
 
     def plan(self) -> Plan:
         rows = np.concatenate(self.rows)
-        products = rows[(rows["op"] >= Op.LINEAR_FORWARD) & (rows["op"] <= Op.LINEAR_UPDATE)]
-        products = products[products["op"] != Op.OUTPUT_DELTA]
+        products = rows[np.isin(rows["op"], _PRODUCTS)]
         flops = 2 * self.batch_size * int((products["n_in"] * products["n_out"]).sum())
         return Plan(rows, self.batch_size, self.work_size, flops)
 
 
 @functools.lru_cache(maxsize=64)
-def prediction_plan(layout: Layout, activations: tuple[Activation, ...], batch_size: int, data: Data) -> Plan:
+def prediction_plan(layout: Layout, activations: tuple[ActivationFunction, ...], batch_size: int, data: Data) -> Plan:
     """Compile the forward pass.
 
     Parameters
     ----------
     layout : Layout
-    activations : tuple of Activation
+    activations : tuple of ActivationFunction
         One for each layer.
     batch_size : int
     data : Data
@@ -198,19 +239,24 @@ def prediction_plan(layout: Layout, activations: tuple[Activation, ...], batch_s
     """
     builder = _Builder(layout, activations, batch_size)
     builder.gather(data)
-    builder.forward(out=NONE)
+    builder.forward()
     return builder.plan()
 
 
 def training_plan(
-    layout: Layout, activations: tuple[Activation, ...], loss: Loss, optimizer: Optimizer, batch_size: int, data: Data
+    layout: Layout,
+    activations: tuple[ActivationFunction, ...],
+    loss: Loss,
+    optimizer: Optimizer,
+    batch_size: int,
+    data: Data,
 ) -> Plan:
     """Compile a step: gather, forward pass, loss, then back-propagation and update layer by layer.
 
     Parameters
     ----------
     layout : Layout
-    activations : tuple of Activation
+    activations : tuple of ActivationFunction
     loss : Loss
     optimizer : Optimizer
         The kernels' update rule.
@@ -229,7 +275,9 @@ def training_plan(
     return _step_plan(layout, activations, loss, batch_size, data, Op.LINEAR_UPDATE, optimizer)
 
 
-def gradient_plan(layout: Layout, activations: tuple[Activation, ...], loss: Loss, batch_size: int, data: Data) -> Plan:
+def gradient_plan(
+    layout: Layout, activations: tuple[ActivationFunction, ...], loss: Loss, batch_size: int, data: Data
+) -> Plan:
     """Compile loss and gradient without an update, as L-BFGS and a gradient check need them.
 
     Parameters and result are those of `training_plan`; the gradient is left in ``grads``.
@@ -240,7 +288,7 @@ def gradient_plan(layout: Layout, activations: tuple[Activation, ...], loss: Los
 @functools.lru_cache(maxsize=64)
 def _step_plan(
     layout: Layout,
-    activations: tuple[Activation, ...],
+    activations: tuple[ActivationFunction, ...],
     loss: Loss,
     batch_size: int,
     data: Data,
@@ -250,10 +298,11 @@ def _step_plan(
     builder = _Builder(layout, activations, batch_size)
     builder.gather(data, barrier=0)
     builder.gather_targets(data)
-    builder.forward(out=builder.a[-1])
+    builder.training_forward()
     builder.output_delta(loss)
     builder.backward(op, optimizer)
-    builder.rows[0]["online"] = optimizer == Optimizer.SGD and batch_size == 1 and not data.sparse
+    is_plain = not any(row["op"][0] in (Op.ACTIVATE, Op.ACTIVATION_DELTA) for row in builder.rows)
+    builder.rows[0]["online"] = is_plain and optimizer == Optimizer.SGD and batch_size == 1 and not data.sparse
     return builder.plan()
 
 
@@ -319,7 +368,7 @@ def run_buffers(
     n_entries = _most_entries(data["X_indptr"], plan.batch_size) if len(data["X_indptr"]) else 0
     sizes = {"work": plan.work_size, "scratch": _scratch_size(backend, plan, n_threads, n_entries)}
     workspace = {name: _reuse((spare or {}).get(name), size, dtype) for name, size in sizes.items()}
-    return Buffers(**data, **state, saved=np.empty(0, np.uint8), **workspace)
+    return Buffers(**data, **state, **workspace)
 
 
 def _reuse(array: NDArray[Any] | None, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:

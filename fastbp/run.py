@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .data import is_sparse, n_samples
-from .kernels import Activation, Backend, Buffers, step_table
+from .kernels import ActivationFunction, Backend, Buffers, step_table
 from .pace import Pace
 from .plan import Data, Layout, Plan, no_data, prediction_plan, run_buffers
 from .threads import threads_for
@@ -137,10 +137,10 @@ class RowForward:
     ----------
     backend : Backend
     layout : Layout
-    activations : tuple of Activation
+    activations : tuple of ActivationFunction
     """
 
-    def __init__(self, backend: Backend, layout: Layout, activations: tuple[Activation, ...]) -> None:
+    def __init__(self, backend: Backend, layout: Layout, activations: tuple[ActivationFunction, ...]) -> None:
         self.backend, self.layers = backend, layout.table(activations)
         self.kernel = backend.module.predict_rows
         self.scratch_size = backend.module.rows_scratch_size(self.layers)
@@ -153,7 +153,7 @@ class RowForward:
 def forward(
     backend: Backend,
     layout: Layout,
-    activations: tuple[Activation, ...],
+    activations: tuple[ActivationFunction, ...],
     params: NDArray[Any],
     data: dict[str, NDArray[Any]],
     n_threads: int | None = None,
@@ -164,7 +164,7 @@ def forward(
     ----------
     backend : Backend
     layout : Layout
-    activations : tuple of Activation
+    activations : tuple of ActivationFunction
         One for each layer.
     params : ndarray
         All parameters, in the layout.

@@ -63,7 +63,7 @@ class Epochs:
         estimator = self.estimator
         backend, layout = kernels.backend(estimator.backend), estimator._layout()
         form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size), self.is_checked)
-        codes = estimator._activations(layout), estimator._loss_code()
+        codes = estimator._activations(layout, self.flat.dtype), estimator._loss_code()
         plan = training_plan(layout, *codes, self.rule.rule, self.batch_size, form)
         state = {"params": self.flat, **self.moments}
         n_threads = threads_for(estimator.n_threads, plan.flops)
@@ -173,7 +173,7 @@ class LossAndGradient:
         backend = kernels.backend(estimator.backend)
         self.params, self.grads = aligned_empty(layout.size, dtype), aligned_empty(layout.size, dtype)
         form = Data(is_sparse(data), bool(data["classes"].size), sample_weight is not None)
-        codes = estimator._activations(layout), estimator._loss_code()
+        codes = estimator._activations(layout, dtype), estimator._loss_code()
         plan = gradient_plan(layout, *codes, min(n, GRADIENT_BATCH), form)
         n_threads = threads_for(estimator.n_threads, plan.flops, self.n_available)
         buffers = run_buffers(plan, backend, data, {"params": self.params, "grads": self.grads}, n_threads)

@@ -89,7 +89,7 @@ class Trainer(Fixed):
         if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size!r}; pass a whole number of at least 1")
         self.network, self.loss, self.batch_size = network, loss, int(batch_size)
-        self.loss_code = as_loss(loss, network.output)
+        self.loss_code = as_loss(loss, network.functions[-1].name)
         self.optimizer = as_optimizer(optimizer, learning_rate)
         self.backend = kernels.backend(backend).name
         self.n_threads = None if n_threads is None else kernels.check_n_threads(n_threads)
@@ -271,7 +271,7 @@ class Trainer(Fixed):
         n_inputs, n_outputs = network.layer_sizes[0], network.layer_sizes[-1]
         data = as_features(X, network.dtype, n_inputs, check=check)
         n = n_samples(data)
-        output = network.activations[-1]
+        output = network.activations[-1].code
         data.update(as_targets(y, network.dtype, n, n_outputs, output, self.loss_code))
         data["sample_weight"] = as_sample_weight(sample_weight, network.dtype, n)
         return data
@@ -352,7 +352,7 @@ class Trainer(Fixed):
     def _mean_loss(self, data: dict[str, NDArray[Any]]) -> float:
         """Return the mean loss, block by block, from the network's predictions."""
         network, backend = self.network, kernels.backend(self.backend)
-        output, n, n_outputs = network.activations[-1], n_samples(data), network.layer_sizes[-1]
+        n, n_outputs = n_samples(data), network.layer_sizes[-1]
         X = data["X"]
         if is_sparse(data):
             import scipy.sparse
@@ -368,7 +368,7 @@ class Trainer(Fixed):
             else:
                 y[...] = data["y"][rows]
             weight = data["sample_weight"][rows, 0] if data["sample_weight"].size else np.empty(0, network.dtype)
-            total += backend.output_delta(a, y, weight, output, self.loss_code, np.empty_like(a))
+            total += backend.output_delta(a, y, weight, "identity", self.loss_code, np.empty_like(a))
             weight_sum += float(weight.sum()) if weight.size else len(rows)
         return total / weight_sum
 

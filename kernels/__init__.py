@@ -15,34 +15,40 @@ from pathlib import Path
 
 from .checks import Backend, check_n_threads, is_canonical
 from .contract import (
+    ACTIVATION,
     NONE,
     OPERATIONS,
     PLAN_ROW,
     STEP,
     Activation,
+    ActivationFunction,
     Buffers,
     Loss,
     Op,
     Optimizer,
     Source,
+    activation_function,
     room,
     step_table,
 )
 from .threads import capped, usable_processors
 
 __all__ = [
+    "ACTIVATION",
     "MODULES",
     "NONE",
     "OPERATIONS",
     "PLAN_ROW",
     "STEP",
     "Activation",
+    "ActivationFunction",
     "Backend",
     "Buffers",
     "Loss",
     "Op",
     "Optimizer",
     "Source",
+    "activation_function",
     "backend",
     "backends",
     "capped",

@@ -18,16 +18,21 @@ from numpy.typing import NDArray
 
 from . import reference
 from .contract import (
+    ACTIVATION,
+    FIRST_KEPT,
+    IN_TABLES,
     NONE,
     OPERATIONS,
     PLAN_ROW,
     STEP,
     Activation,
+    ActivationFunction,
     Buffers,
     Loss,
     Op,
     Optimizer,
     Source,
+    activation_function,
     room,
 )
 from .threads import capped
@@ -44,8 +49,7 @@ class _Spec(NamedTuple):
 
 
 _READ, _WRITTEN = _Spec, functools.partial(_Spec, written=True)
-_STEP, _ORDER = _Spec("1", STEP), _Spec("B", np.int64)
-_BYTES = _Spec("*", np.uint8, written=True)
+_STEP, _ORDER, _ACTIVATION = _Spec("1", STEP), _Spec("B", np.int64), _Spec("1", ACTIVATION)
 _SCRATCH = _Spec("*", written=True)
 _GRADIENT_STEP = {"grad": _READ("P"), "step": _STEP, "param": _WRITTEN("P")}
 
@@ -64,21 +68,29 @@ _SPECS: dict[str, dict[str, _Spec]] = {
         "a_prev": _READ("BI"),
         "W": _READ("IO"),
         "b": _READ("O?"),
+        "activation": _ACTIVATION,
         "a": _WRITTEN("BO"),
-        "saved": _BYTES,
         "scratch": _SCRATCH,
+    },
+    "activate": {
+        "z": _READ("BO"),
+        "activation": _ACTIVATION,
+        "a": _WRITTEN("BO"),
+        "saved": _WRITTEN("BO?"),
     },
     "output_delta": {
         "a": _READ("BO"),
         "y": _READ("BO"),
         "sample_weight": _READ("B?"),
+        "activation": _ACTIVATION,
         "delta": _WRITTEN("BO"),
     },
+    "activation_delta": {"a": _READ("BO"), "activation": _ACTIVATION, "delta": _WRITTEN("BO")},
     "backprop_delta": {
         "delta": _READ("BO"),
         "W": _READ("IO"),
         "a_prev": _READ("BI"),
-        "saved": _Spec("*", np.uint8),
+        "activation": _ACTIVATION,
         "delta_prev": _WRITTEN("BI"),
         "scratch": _SCRATCH,
     },
@@ -115,17 +127,17 @@ _SPECS: dict[str, dict[str, _Spec]] = {
     },
     "predict": {"plan": _READ("p", PLAN_ROW), "order": _READ("k", np.int64), "out": _WRITTEN("kO")},
     "predict_rows": {
-        "layers": _READ("l5", np.int64),
+        "layers": _READ("l8", np.int64),
         "X": _READ("N"),
         "params": _READ("P"),
         "scratch": _SCRATCH,
         "out": _WRITTEN("M"),
     },
 }
-_OPTIONAL = ("saved", "scratch", "n_threads")
+_OPTIONAL = ("scratch", "n_threads")
 """Arguments that may be left out, by keyword."""
 
-_CODES: dict[str, type[IntEnum]] = {"activation": Activation, "loss": Loss, "optimizer": Optimizer}
+_CODES: dict[str, type[IntEnum]] = {"loss": Loss, "optimizer": Optimizer}
 _LOSS_OUTPUTS = {
     Loss.CROSS_ENTROPY: Activation.SOFTMAX,
     Loss.BINARY_CROSS_ENTROPY: Activation.LOGISTIC,
@@ -137,7 +149,7 @@ class Backend:
     """One backend's operations, each checking its arguments before its kernel runs.
 
     Every name of `fastbp.kernels.OPERATIONS` is a method with the arguments that `fastbp.kernels.reference` documents.
-    Codes may be given by name (``"relu"``); ``saved``, ``scratch`` and ``n_threads`` may be left out.
+    Codes may be given by name (``"relu"``); ``scratch`` and ``n_threads`` may be left out.
 
     Attributes
     ----------
@@ -184,6 +196,8 @@ def _checked(operation: str, module: ModuleType) -> Callable[..., Any]:
         values = bound.arguments
         for name in values.keys() & _CODES.keys():
             values[name] = _code(name, values[name])
+        if "activation" in values:
+            values["activation"] = _activation(values["activation"])
         values["n_threads"] = capped(check_n_threads(values["n_threads"]))
         sizes = _check_arrays(values, specs)
         if operation in _RANGE_CHECKS:
@@ -201,7 +215,7 @@ def _checked(operation: str, module: ModuleType) -> Callable[..., Any]:
 
 
 def _with_defaults(signature: inspect.Signature) -> inspect.Signature:
-    """Make ``saved``, ``scratch`` and ``n_threads`` optional, by keyword: outputs follow the first two."""
+    """Make ``scratch`` and ``n_threads`` optional, by keyword."""
     parameters = [
         parameter.replace(kind=parameter.KEYWORD_ONLY, default=None) if name in _OPTIONAL else parameter
         for name, parameter in signature.parameters.items()
@@ -220,13 +234,25 @@ def check_n_threads(n_threads: int | None) -> int:
 
 
 def _code(name: str, value: Any) -> int:
-    """Return the code of an activation, loss or optimiser given by code or name."""
-    codes = _CODES[name]
+    """Return the code of a loss or optimiser given by code or name."""
+    return int(_member(name, _CODES[name], value))
+
+
+def _member(name: str, codes: type[IntEnum], value: Any) -> IntEnum:
     try:
-        return int(codes[value.upper()] if isinstance(value, str) else codes(value))
+        return codes[value.upper()] if isinstance(value, str) else codes(value)
     except (KeyError, ValueError):
         names = ", ".join(repr(code.name.lower()) for code in codes)
         raise ValueError(f"unknown {name} {value!r}; choose one of {names}") from None
+
+
+def _activation(value: Any) -> Any:
+    """Return the record of an activation function given by record, by its fields, by code or by name."""
+    if value is None or isinstance(value, np.ndarray):
+        return value
+    if not isinstance(value, ActivationFunction):
+        value = activation_function(Activation(_member("activation", Activation, value)))
+    return value.record()
 
 
 def _check_arrays(values: dict[str, Any], specs: dict[str, _Spec]) -> dict[str, int]:
@@ -292,7 +318,7 @@ def _check_kind(name: str, array: Any, dtype: np.dtype[Any], written: bool) -> N
 
 
 def _dtype_text(dtype: np.dtype[Any]) -> str:
-    return {PLAN_ROW: "PLAN_ROW", STEP: "STEP"}.get(dtype, str(dtype))
+    return {PLAN_ROW: "PLAN_ROW", STEP: "STEP", ACTIVATION: "ACTIVATION"}.get(dtype, str(dtype))
 
 
 def _check_overlap(values: dict[str, Any], specs: dict[str, _Spec]) -> None:
@@ -305,9 +331,7 @@ def _check_overlap(values: dict[str, Any], specs: dict[str, _Spec]) -> None:
 
 
 def _fill_in(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
-    """Allocate ``saved`` and ``scratch`` where they were left out; refuse a scratch that is too small."""
-    if values.get("saved", 0) is None:
-        values["saved"] = np.empty(0, np.uint8)
+    """Allocate ``scratch`` where it was left out; refuse one that is too small."""
     if "scratch" in values:
         if "layers" in values:
             needed, dtype = module.rows_scratch_size(values["layers"]), values["params"].dtype
@@ -357,13 +381,46 @@ def _check_classes_gather(values: dict[str, Any], sizes: dict[str, int], module:
 
 
 def _check_loss(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
-    loss, activation = Loss(values["loss"]), Activation(values["activation"])
+    _check_activation(values, sizes, module)
+    loss, activation = Loss(values["loss"]), Activation(values["activation"]["code"][0])
     wanted = _LOSS_OUTPUTS.get(loss, activation)
-    if activation != wanted:
+    if activation not in (wanted, Activation.IDENTITY):
         raise ValueError(
-            f"loss {loss.name.lower()!r} needs the output activation {wanted.name.lower()!r}, "
-            f"got {activation.name.lower()!r}"
+            f"loss {loss.name.lower()!r} needs the output activation {wanted.name.lower()!r}, got "
+            f"{activation.name.lower()!r}; or pass 'identity' for d loss / d a, and activation_delta for the rest"
         )
+    if activation >= FIRST_KEPT:
+        raise ValueError(
+            f"the derivative of {activation.name.lower()!r} is not known from its output; pass 'identity' for "
+            "d loss / d a, and activation_delta for the rest"
+        )
+
+
+def _check_activation(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
+    """Refuse a record that is no activation function of this backend's."""
+    _check_function("activation", values["activation"][0])
+
+
+def _check_function(place: str, record: Any) -> None:
+    """Refuse a code that is none, parameters out of range, and a function that is not there."""
+    names = IN_TABLES if "op" in record.dtype.names else ACTIVATION.names
+    code, _, beta, at_zero = (record[name].item() for name in names)
+    if code not in set(Activation):
+        raise ValueError(f"{place} holds the unknown activation {code}; pass a code of fastbp.kernels.Activation")
+    if code == Activation.CUSTOM:
+        raise ValueError(f"{place} holds a custom activation, which this backend has not")
+    if code == Activation.ELU and not 0 <= beta < np.inf:
+        raise ValueError(f"{place} has beta {beta}; pass a finite number of at least 0")
+    if code == Activation.LEAKY_RELU and not 0 < beta < 1:
+        raise ValueError(f"{place} has beta {beta}; pass a number between 0 and 1")
+    if code in (Activation.LEAKY_RELU, Activation.RELU_AT_ZERO) and not 0 <= at_zero <= 1:
+        raise ValueError(f"{place} has the derivative {at_zero} at 0; pass a number in [0, 1]")
+
+
+def _check_alone(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
+    _check_activation(values, sizes, module)
+    if values["activation"]["code"][0] == Activation.SOFTMAX:
+        raise ValueError("softmax is no function of single numbers; linear_forward has it")
 
 
 def _check_update(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
@@ -373,7 +430,8 @@ def _check_update(values: dict[str, Any], sizes: dict[str, int], module: ModuleT
 
 
 def _check_below(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
-    if values["activation"] == Activation.SOFTMAX:
+    _check_activation(values, sizes, module)
+    if values["activation"]["code"][0] == Activation.SOFTMAX:
         raise ValueError("softmax is an output activation; backprop_delta takes that of a hidden layer")
 
 
@@ -384,8 +442,8 @@ def _check_buffers(buffers: Buffers) -> Any:
     dtype = buffers.params.dtype
     if dtype not in (np.float32, np.float64):
         raise TypeError(f"params has dtype {dtype}; pass float32 or float64")
-    kinds = {"X_indices": np.int32, "X_indptr": np.int64, "classes": np.int64, "saved": np.uint8}
-    written = {"params", "grads", "m", "v", "work", "saved", "scratch"}
+    kinds = {"X_indices": np.int32, "X_indptr": np.int64, "classes": np.int64}
+    written = {"params", "grads", "m", "v", "work", "scratch"}
     for name, array in buffers._asdict().items():
         _check_kind(name, array, np.dtype(kinds.get(name, dtype)), name in written)
         wanted = 2 if name in ("X", "y", "sample_weight") else 1
@@ -409,15 +467,15 @@ def _check_train_steps(values: dict[str, Any], sizes: dict[str, int], module: Mo
 
 def _check_predict(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     _check_run(values, module, predicting=True)
-    forward = values["plan"][values["plan"]["op"] == Op.LINEAR_FORWARD]
-    if not len(forward) or forward[-1]["a"] != NONE or forward[-1]["n_out"] != sizes["O"]:
-        raise ValueError(f"the plan's last layer must write (n, {sizes['O']}) outputs to out: its a must be NONE")
+    last = values["plan"][-1]
+    if last["op"] in _GATHERS or last["a"] != NONE or last["n_out"] != sizes["O"]:
+        raise ValueError(f"the plan's last row must write (n, {sizes['O']}) outputs to out: its a must be NONE")
 
 
 def _check_predict_rows(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     layers, size = values["layers"], len(values["params"])
-    for number, (n_in, n_out, W, b, activation) in enumerate(layers.tolist()):
-        _code("activation", activation)
+    for number, (n_in, n_out, W, b, *_) in enumerate(layers.tolist()):
+        _check_function(f"row {number} of layers", layers[number, 4:].view(ACTIVATION)[0])
         fits = W >= 0 and W + n_in * n_out <= size and (b == NONE or (b >= 0 and b + n_out <= size))
         if n_in < 1 or n_out < 1 or not fits or (number and n_in != layers[number - 1, 1]):
             raise ValueError(
@@ -452,25 +510,27 @@ def _check_run(values: dict[str, Any], module: ModuleType, predicting: bool) -> 
 
 def check_plan(plan: Array, buffers: Buffers, batch_size: int, predicting: bool = False) -> None:
     """Refuse a plan that would reach beyond the buffers of its run."""
-    allowed = (*_GATHERS, Op.LINEAR_FORWARD) if predicting else tuple(Op)
+    allowed = (*_GATHERS, Op.LINEAR_FORWARD, Op.ACTIVATE) if predicting else tuple(Op)
     for number, row in enumerate(plan):
         if int(row["op"]) not in allowed:
             raise ValueError(f"row {number} of the plan holds the operation {row['op']}; here only {allowed} run")
         op = Op(row["op"])
         sizes = {"n_in": int(row["n_in"]), "n_out": int(row["n_out"])}
-        least = {"n_in": int(op not in _GATHERS and op != Op.OUTPUT_DELTA), "n_out": int(op != Op.OPTIMIZER_STEP)}
+        least = {"n_in": int(op in _SIZED_BY_INPUTS), "n_out": int(op != Op.OPTIMIZER_STEP)}
         if any(sizes[name] < least[name] for name in sizes):
             raise ValueError(f"row {number} of the plan, {op.name.lower()}, has the sizes {sizes}; pass positive ones")
         for name, codes in _ROW_CODES.get(op, {}).items():
-            if int(row[name]) not in set(codes):
+            if name == "activation":
+                _check_function(f"row {number} of the plan, {op.name.lower()},", row)
+            elif int(row[name]) not in set(codes):
                 raise ValueError(
                     f"row {number} of the plan, {op.name.lower()}, holds the unknown {name} {row[name]}; "
                     f"pass a code of fastbp.kernels.{codes.__name__}"
                 )
         for offset, columns in _WORK_FIELDS[op].items():
             width = room(batch_size, sizes[columns] if columns else 1)
-            is_output = predicting and op == Op.LINEAR_FORWARD and offset == "a"
-            if int(row[offset]) == NONE and (offset == "weight" or is_output):
+            is_output = predicting and number == len(plan) - 1 and offset == "a"
+            if int(row[offset]) == NONE and (offset in ("weight", "saved") or is_output):
                 continue
             _check_span(number, op, offset, int(row[offset]), width, "work", buffers.work)
         for names, offset, length in _parameter_spans(row, op, sizes):
@@ -507,12 +567,17 @@ def _check_layers(plan: Array) -> None:
 
 
 _GATHERS = (Op.GATHER_ROWS, Op.GATHER_CSR_ROWS, Op.GATHER_CLASSES)
+_SIZED_BY_INPUTS = (Op.LINEAR_FORWARD, Op.BACKPROP_DELTA, Op.LINEAR_GRAD, Op.LINEAR_UPDATE, Op.OPTIMIZER_STEP)
+"""The rows that have an ``n_in``: those on parameters."""
+
 _WORK_FIELDS: dict[Op, dict[str, str]] = {
     Op.GATHER_ROWS: {"a": "n_out"},
     Op.GATHER_CSR_ROWS: {"a": "n_out"},
     Op.GATHER_CLASSES: {"a": "n_out"},
     Op.LINEAR_FORWARD: {"a_prev": "n_in", "a": "n_out"},
+    Op.ACTIVATE: {"a_prev": "n_out", "a": "n_out", "saved": "n_out"},
     Op.OUTPUT_DELTA: {"a": "n_out", "y": "n_out", "delta": "n_out", "weight": ""},
+    Op.ACTIVATION_DELTA: {"a_prev": "n_out", "delta": "n_out"},
     Op.BACKPROP_DELTA: {"delta": "n_out", "a_prev": "n_in", "delta_prev": "n_in"},
     Op.LINEAR_GRAD: {"a_prev": "n_in", "delta": "n_out"},
     Op.LINEAR_UPDATE: {"a_prev": "n_in", "delta": "n_out"},
@@ -523,7 +588,9 @@ _WORK_FIELDS: dict[Op, dict[str, str]] = {
 _ROW_CODES: dict[Op, dict[str, type[IntEnum]]] = {
     Op.GATHER_ROWS: {"source": Source},
     Op.LINEAR_FORWARD: {"activation": Activation},
+    Op.ACTIVATE: {"activation": Activation},
     Op.OUTPUT_DELTA: {"activation": Activation, "loss": Loss},
+    Op.ACTIVATION_DELTA: {"activation": Activation},
     Op.BACKPROP_DELTA: {"activation": Activation},
 }
 """What codes a row holds, beside its optimizer."""
@@ -533,7 +600,7 @@ _MOMENTS = {Optimizer.SGD: (), Optimizer.MOMENTUM: ("m",), Optimizer.NESTEROV: (
 
 def _parameter_spans(row: Any, op: Op, sizes: dict[str, int]) -> list[tuple[tuple[str, ...], str, int]]:
     """Return which buffers a row uses beside ``work``, from which of its offsets on, and how many elements."""
-    if op in _GATHERS or op == Op.OUTPUT_DELTA:
+    if op not in _SIZED_BY_INPUTS:
         return []
     names: tuple[str, ...] = ("params",)
     if op == Op.LINEAR_GRAD:
@@ -583,7 +650,10 @@ _RANGE_CHECKS: dict[str, Callable[[dict[str, Any], dict[str, int], ModuleType], 
     "gather_rows": lambda values, sizes, module: _check_indices("order", values["order"], sizes["n"]),
     "gather_csr_rows": _check_csr_gather,
     "gather_classes": _check_classes_gather,
+    "linear_forward": _check_activation,
+    "activate": _check_alone,
     "output_delta": _check_loss,
+    "activation_delta": _check_activation,
     "backprop_delta": _check_below,
     "linear_update": _check_update,
     "train_steps": _check_train_steps,

@@ -20,7 +20,9 @@ OPERATIONS = (
     "gather_csr_rows",
     "gather_classes",
     "linear_forward",
+    "activate",
     "output_delta",
+    "activation_delta",
     "backprop_delta",
     "linear_grad",
     "sgd_step",
@@ -45,7 +47,11 @@ is not unpacked changed nothing. With ``moments=False`` the two leave the moment
 
 
 class Activation(IntEnum):
-    """Codes of the activation functions a = act(z)."""
+    """Codes of the activation functions a = act(z).
+
+    Up to `SIGN` the derivative follows from the output a. From `GELU` on it does not: there `activate` keeps act'(z)
+    beside a while the network learns, and takes its place wherever a derivative is found from outputs.
+    """
 
     IDENTITY = 0
     RELU = 1
@@ -53,6 +59,67 @@ class Activation(IntEnum):
     TANH = 3
     SOFTMAX = 4
     EXP = 5
+    LEAKY_RELU = 6
+    ELU = 7
+    SELU = 8
+    SOFTPLUS = 9
+    SIGN = 10
+    GELU = 11
+    SILU = 12
+    RELU_AT_ZERO = 13
+    CUSTOM = 14
+
+
+FIRST_KEPT = Activation.GELU
+"""The first activation whose derivative does not follow from its output."""
+
+SELU_SCALE, SELU_ALPHA = 1.0507009873554804934, 1.6732632423543772848
+"""Klambauer et al. 2017, (14)."""
+
+ACTIVATION = np.dtype(
+    [
+        ("code", np.int64),  # Activation
+        ("function", np.int64),  # CUSTOM: address of the compiled function
+        ("parameter", np.float64),  # LEAKY_RELU, ELU: beta
+        ("at_zero", np.float64),  # LEAKY_RELU, RELU_AT_ZERO: act'(0)
+    ]
+)
+"""An activation function with what it needs to know."""
+
+IN_TABLES = ("activation", "function", "parameter", "at_zero")
+"""What the fields of `ACTIVATION` are called in `PLAN_ROW` and `LAYER`."""
+
+
+class ActivationFunction(NamedTuple):
+    """The fields of `ACTIVATION`, as numbers that can be compared."""
+
+    code: Activation
+    function: int = 0
+    parameter: float = 0.0
+    at_zero: float = 0.0
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the derivative has to be kept beside the output."""
+        return self.code >= FIRST_KEPT
+
+    def record(self) -> NDArray[np.void]:
+        """Return it as an array of one `ACTIVATION`, which the operations take."""
+        return np.array([tuple(self)], ACTIVATION)
+
+
+BETA = {Activation.LEAKY_RELU: 0.01, Activation.ELU: 1.0}
+"""The usual parameters (Cheng table 1, Book 4.3.3)."""
+
+
+def activation_function(
+    code: Activation, parameter: float | None = None, at_zero: float | None = None, function: int = 0
+) -> ActivationFunction:
+    """Return an activation function, with the usual values for what is left out: beta, and ReLU'(0) = 0."""
+    parameter = BETA.get(code, 0.0) if parameter is None else float(parameter)
+    if at_zero is None:
+        at_zero = parameter if code == Activation.LEAKY_RELU else 0.0
+    return ActivationFunction(code, function, parameter, float(at_zero))
 
 
 class Loss(IntEnum):
@@ -80,11 +147,13 @@ class Op(IntEnum):
     GATHER_CSR_ROWS = 1
     GATHER_CLASSES = 2
     LINEAR_FORWARD = 3
-    OUTPUT_DELTA = 4
-    BACKPROP_DELTA = 5
-    LINEAR_GRAD = 6
-    LINEAR_UPDATE = 7
-    OPTIMIZER_STEP = 8
+    ACTIVATE = 4
+    OUTPUT_DELTA = 5
+    ACTIVATION_DELTA = 6
+    BACKPROP_DELTA = 7
+    LINEAR_GRAD = 8
+    LINEAR_UPDATE = 9
+    OPTIMIZER_STEP = 10
 
 
 class Source(IntEnum):
@@ -100,31 +169,34 @@ NONE = -1
 
 PLAN_ROW = np.dtype(
     [
-        (name, np.int64)
-        for name in (
-            "op",  # Op
-            "activation",  # Activation: of this layer (forward, output) or of the layer below (backprop)
-            "loss",  # Loss
-            "optimizer",  # Optimizer
-            "source",  # Source
-            "finite",  # 1: the run ends before a step where what this row gathers is not all finite
-            "n_in",  # inputs I of the layer; for OPTIMIZER_STEP the number of parameters
-            "n_out",  # outputs O of the layer; for a gather the number of columns
-            "a_prev",  # offset in work: activations below, (B, I)
-            "a",  # offset in work: activations of this layer, (B, O)
-            "saved",  # offset in saved: what an activation keeps beside its output for its derivative
-            "y",  # offset in work: targets of the batch, (B, O)
-            "weight",  # offset in work: sample weights of the batch, (B,), or NONE
-            "W",  # offset in params, grads, m, v: weights, (I, O)
-            "b",  # offset in params, grads, m, v: bias, (O,), or NONE
-            "delta",  # offset in work: d loss / d z of this layer, (B, O)
-            "delta_prev",  # offset in work: d loss / d z of the layer below, (B, I)
-            "barrier",  # 1: all threads finish this row before any begins the next
-            "online",  # 1 in the first row: see below
-        )
+        ("op", np.int64),  # Op
+        (
+            "activation",
+            np.int64,
+        ),  # the fields of ACTIVATION: this layer's, or the one's below (backprop)
+        ("function", np.int64),
+        ("parameter", np.float64),
+        ("at_zero", np.float64),
+        ("loss", np.int64),  # Loss
+        ("optimizer", np.int64),  # Optimizer
+        ("source", np.int64),  # Source
+        ("finite", np.int64),  # 1: the run ends before a step where what this row gathers is not all finite
+        ("n_in", np.int64),  # inputs I of the layer; for OPTIMIZER_STEP the number of parameters
+        ("n_out", np.int64),  # outputs O of the layer; for a gather the number of columns
+        ("a_prev", np.int64),  # offset in work: activations below, (B, I); for a derivative, where it is kept, that
+        ("a", np.int64),  # offset in work: activations of this layer, (B, O)
+        ("saved", np.int64),  # offset in work: where ACTIVATE keeps the derivative, (B, O), or NONE
+        ("y", np.int64),  # offset in work: targets of the batch, (B, O)
+        ("weight", np.int64),  # offset in work: sample weights of the batch, (B,), or NONE
+        ("W", np.int64),  # offset in params, grads, m, v: weights, (I, O)
+        ("b", np.int64),  # offset in params, grads, m, v: bias, (O,), or NONE
+        ("delta", np.int64),  # offset in work: d loss / d z of this layer, (B, O)
+        ("delta_prev", np.int64),  # offset in work: d loss / d z of the layer below, (B, I)
+        ("barrier", np.int64),  # 1: all threads finish this row before any begins the next
+        ("online", np.int64),  # 1 in the first row: see below
     ]
 )
-"""One row of a step plan. Offsets count elements of the run's dtype (``saved``: bytes).
+"""One row of a step plan. Offsets count elements of the run's dtype.
 
 A plan is *online* if its steps are gradient descent on one dense sample each: it gathers the sample, its target and
 maybe its weight, and has the layers' forward products from the first to the last, the error at the output, then from
@@ -152,10 +224,10 @@ STEP = np.dtype(
 """What may change from step to step, one record a step."""
 
 
-LAYER = ("n_in", "n_out", "W", "b", "activation")
-"""Columns of the table of layers that ``predict_rows`` takes.
+LAYER = ("n_in", "n_out", "W", "b", *IN_TABLES)
+"""Columns of the table of layers that ``predict_rows`` takes, whole numbers all: of floating ones the bits.
 
-Sizes, offsets in ``params`` (b may be `NONE`), and an `Activation`.
+Sizes, offsets in ``params`` (b may be `NONE`), and the fields of `ACTIVATION`.
 """
 
 WORK_BLOCK = (48, 16)
@@ -174,8 +246,7 @@ class Buffers(NamedTuple):
     Dense data has ``X`` (n, I) and empty ``X_data, X_indices, X_indptr``; CSR data has ``X`` (0, I), and the indices of
     a sample ascend without repeats. Targets are either ``y`` (n, O) or class numbers ``classes`` (n,).
     ``sample_weight`` is (n, 1), or (0, 1) where samples weigh the same. ``params, grads, m, v`` share one layout,
-    ``work`` and ``saved`` are laid out by the plan, and ``scratch`` is the backend's own, large enough for the largest
-    layer.
+    ``work`` is laid out by the plan, and ``scratch`` is the backend's own, large enough for the largest layer.
     """
 
     X: NDArray[Any]
@@ -190,7 +261,6 @@ class Buffers(NamedTuple):
     m: NDArray[Any]
     v: NDArray[Any]
     work: NDArray[Any]
-    saved: NDArray[np.uint8]
     scratch: NDArray[Any]
 
 

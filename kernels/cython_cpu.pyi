@@ -28,21 +28,21 @@ def linear_forward(
     a_prev: Array,
     W: Array,
     b: Array,
-    activation: int,
+    activation: NDArray[np.void],
     a: Array,
-    saved: NDArray[np.uint8],
     scratch: Array,
     n_threads: int = 1,
 ) -> None: ...
+def activate(z: Array, activation: NDArray[np.void], a: Array, saved: Array, n_threads: int = 1) -> None: ...
 def output_delta(
-    a: Array, y: Array, sample_weight: Array, activation: int, loss: int, delta: Array, n_threads: int = 1
+    a: Array, y: Array, sample_weight: Array, activation: NDArray[np.void], loss: int, delta: Array, n_threads: int = 1
 ) -> float: ...
+def activation_delta(a: Array, activation: NDArray[np.void], delta: Array, n_threads: int = 1) -> None: ...
 def backprop_delta(
     delta: Array,
     W: Array,
     a_prev: Array,
-    activation: int,
-    saved: NDArray[np.uint8],
+    activation: NDArray[np.void],
     delta_prev: Array,
     scratch: Array,
     n_threads: int = 1,

@@ -33,18 +33,24 @@ ctypedef fused real:
 
 cdef enum Op:
     GATHER_ROWS, GATHER_CSR_ROWS, GATHER_CLASSES
-    LINEAR_FORWARD, OUTPUT_DELTA, BACKPROP_DELTA, LINEAR_GRAD, LINEAR_UPDATE, OPTIMIZER_STEP
+    LINEAR_FORWARD, ACTIVATE, OUTPUT_DELTA, ACTIVATION_DELTA, BACKPROP_DELTA
+    LINEAR_GRAD, LINEAR_UPDATE, OPTIMIZER_STEP
 
 cdef enum Source:
     FROM_X, FROM_Y, FROM_SAMPLE_WEIGHT
     AS_NUMBERS  # of the classes and what reads them, in packed plans: see `_keep_numbers`
 
-cdef packed struct Row:
-    int64_t op, activation, loss, optimizer, source, finite, n_in, n_out
+cdef struct Row:
+    int64_t op
+    int64_t activation, function  # an Activation, with the next two
+    double parameter, at_zero
+    int64_t loss, optimizer, source, finite, n_in, n_out
     int64_t a_prev, a, saved, y, weight, W, b, delta, delta_prev, barrier, online
 
-cdef packed struct LayerRow:
-    int64_t n_in, n_out, W, b, activation
+cdef struct LayerRow:
+    int64_t n_in, n_out, W, b
+    int64_t activation, function
+    double parameter, at_zero
 
 cdef struct Sources:
     const void* X
@@ -64,6 +70,8 @@ cdef struct Layer:
     void* m_b
     void* v_b
 
+
+cdef Activation PLAIN = Activation(IDENTITY, 0, 0, 0)
 
 cdef const InstructionSet* COMPILED[3]
 COMPILED[0], COMPILED[1], COMPILED[2] = tile_v4, tile_v3, tile_v2
@@ -162,9 +170,8 @@ def linear_forward(
     const real[:, ::1] a_prev,
     const real[:, ::1] W,
     const real[::1] b,
-    int activation,
+    const Activation[::1] activation,
     real[:, ::1] a,
-    unsigned char[::1] saved,
     real[::1] scratch,
     int n_threads=1,
 ):
@@ -178,15 +185,24 @@ def linear_forward(
         below, out = _take_batch(&rest, &batch, layer.n_in), _take_batch(&rest, &batch, layer.n_out)
         layer.W, layer.b = _take_weights(&rest, &layer, &W[0, 0]), _take_bias(&rest, &layer, &b[0], b.shape[0])
         _pack_batch(&worker, &batch, layer.n_in, &a_prev[0, 0], NULL, below)
-        _linear_forward(&worker, &batch, below, &layer, activation, False, out)
+        _linear_forward(&worker, &batch, below, &layer, &activation[0], False, out)
         _unpack_batch(&worker, &batch, layer.n_out, out, &a[0, 0])
+
+
+def activate(
+    const real[:, ::1] z, const Activation[::1] activation, real[:, ::1] a, real[:, ::1] saved, int n_threads=1
+):
+    with nogil:
+        tiles(&a[0, 0]).activate_row(
+            a.shape[0] * a.shape[1], &z[0, 0], NULL, &activation[0], &a[0, 0], &saved[0, 0] if saved.shape[0] else NULL
+        )
 
 
 def output_delta(
     const real[:, ::1] a,
     const real[:, ::1] y,
     const real[::1] sample_weight,
-    int activation,
+    const Activation[::1] activation,
     int loss,
     real[:, ::1] delta,
     int n_threads=1,
@@ -197,16 +213,28 @@ def output_delta(
     with nogil:
         for r in range(a.shape[0]):
             weight = sample_weight[r] if sample_weight.shape[0] else 1
-            total += cpu.output_row(n_out, False, activation, loss, &a[r, 0], &y[r, 0], weight, &delta[r, 0])
+            total += cpu.output_row(n_out, False, &activation[0], loss, &a[r, 0], &y[r, 0], weight, &delta[r, 0])
     return total
+
+
+def activation_delta(
+    const real[:, ::1] a, const Activation[::1] activation, real[:, ::1] delta, int n_threads=1
+):
+    cdef const Tiles* cpu = tiles(&delta[0, 0])
+    cdef Py_ssize_t r, n = delta.shape[1]
+    with nogil:
+        for r in range(delta.shape[0]):
+            if activation[0].code == SOFTMAX:
+                cpu.through_softmax(n, False, &a[r, 0], &delta[r, 0])
+            else:
+                cpu.through_activation(n, &a[r, 0], &activation[0], &delta[r, 0])
 
 
 def backprop_delta(
     const real[:, ::1] delta,
     const real[:, ::1] W,
     const real[:, ::1] a_prev,
-    int activation,
-    const unsigned char[::1] saved,
+    const Activation[::1] activation,
     real[:, ::1] delta_prev,
     real[::1] scratch,
     int n_threads=1,
@@ -224,7 +252,7 @@ def backprop_delta(
         layer.W = _take_weights(&rest, &layer, &W[0, 0])
         _pack_batch(&worker, &batch, layer.n_out, &delta[0, 0], NULL, error)
         _pack_batch(&worker, &batch, layer.n_in, &a_prev[0, 0], NULL, below)
-        _backprop_delta(&worker, &batch, error, &layer, below, activation, out)
+        _backprop_delta(&worker, &batch, error, &layer, below, &activation[0], out)
         _unpack_batch(&worker, &batch, layer.n_in, out, &delta_prev[0, 0])
 
 
@@ -338,24 +366,24 @@ def _flat(buffers):
 
 
 cdef void _linear_forward(
-    Worker* worker, const Batch* batch, const real* a_prev, const Layer* layer, int activation, bint skip_zeros,
-    real* a
+    Worker* worker, const Batch* batch, const real* a_prev, const Layer* layer, const Activation* activation,
+    bint skip_zeros, real* a
 ) noexcept nogil:
-    cdef int after = IDENTITY if activation == SOFTMAX else activation
+    cdef const Activation* after = _before_softmax(activation)
     if batch.n == 1:
         _forward_one(worker, a_prev, layer, after, skip_zeros, a)
     elif batch.n_panels == 0:
         _forward_rows(worker, batch, a_prev, layer, after, a)
     else:
         _forward_panels(worker, batch, a_prev, layer, after, a)
-    if activation == SOFTMAX:
+    if activation.code == SOFTMAX:
         _meet(worker)
         _softmax(worker, batch, layer.n_out, a)
 
 
 cdef void _output_delta(
     Worker* worker, const Batch* batch, Py_ssize_t n_out, const real* a, const real* y, const real* weight,
-    int activation, int loss, bint has_numbers, real* delta
+    const Activation* activation, int loss, bint has_numbers, real* delta
 ) noexcept nogil:
     """Samples are shared as in `_softmax`. The losses of panels, or of rows, are left in ``worker.losses``. Panels of targets
     may hold numbers of classes."""
@@ -383,7 +411,7 @@ cdef void _output_delta(
 
 cdef void _backprop_delta(
     Worker* worker, const Batch* batch, const real* delta, const Layer* layer, const real* a_prev,
-    int activation, real* delta_prev
+    const Activation* activation, real* delta_prev
 ) noexcept nogil:
     """Inputs are shared as in `_linear_update`: a thread changes no weights that another one still needs."""
     cdef const Tiles* cpu = tiles(delta)
@@ -398,7 +426,7 @@ cdef void _backprop_delta(
             )
         return
     product.first, product.end, product.a_next = share.first, share.end, n_in * L
-    product.bias, product.activation = NULL, activation
+    product.bias, product.activation = NULL, activation[0]
     while o < n_out:
         product.n_terms, product.A = min(n_out - o, block), <real*> layer.W + o * n_in
         product.begins, product.ends = o == 0, o + product.n_terms == n_out
@@ -477,7 +505,6 @@ def _train_steps(
     real[::1] m,
     real[::1] v,
     real[::1] work,
-    unsigned char[::1] saved,
     real[::1] scratch,
     double[::1] losses,
 ):
@@ -556,17 +583,21 @@ cdef bint _train_step(
         elif row.op == LINEAR_FORWARD:
             layer = _layer(row, states[0], states[0], states[0])
             if sparse != NULL:
-                _forward_csr(worker, batch, sparse, &layer, row.activation, a)
+                _forward_csr(worker, batch, sparse, &layer, _activation(row), a)
             else:
-                _linear_forward(worker, batch, a_prev, &layer, row.activation, skip_zeros, a)
+                _linear_forward(worker, batch, a_prev, &layer, _activation(row), skip_zeros, a)
+        elif row.op == ACTIVATE:
+            _activate(worker, batch, row.n_out, a_prev, _activation(row), a, NULL if row.saved == NONE else work + row.saved)
         elif row.op == OUTPUT_DELTA:
             _output_delta(
                 worker, batch, row.n_out, a, work + row.y, NULL if row.weight == NONE else work + row.weight,
-                row.activation, row.loss, row.source == AS_NUMBERS, delta
+                _activation(row), row.loss, row.source == AS_NUMBERS, delta
             )
+        elif row.op == ACTIVATION_DELTA:
+            _activation_delta(worker, batch, row.n_out, a_prev, _activation(row), delta)
         elif row.op == BACKPROP_DELTA:
             layer = _layer(row, states[0], states[0], states[0])
-            _backprop_delta(worker, batch, delta, &layer, a_prev, row.activation, work + row.delta_prev)
+            _backprop_delta(worker, batch, delta, &layer, a_prev, _activation(row), work + row.delta_prev)
         elif row.op == LINEAR_GRAD:
             layer = _layer(row, states[1], states[1], states[1])
             _linear_update(worker, batch, a_prev, delta, NONE, step, &layer, states[0] + row.W, sparse, NULL)
@@ -612,7 +643,6 @@ def _predict(
     const real[::1] m,
     const real[::1] v,
     real[::1] work,
-    unsigned char[::1] saved,
     real[::1] scratch,
     real[:, ::1] out,
 ):
@@ -643,9 +673,11 @@ def _predict(
                 if row.op == LINEAR_FORWARD:
                     layer, a = _layer(row, packed, packed, packed), rest if row.a == NONE else &work[row.a]
                     if row.a_prev == csr.place:
-                        _forward_csr(&worker, &batch, &csr, &layer, row.activation, a)
+                        _forward_csr(&worker, &batch, &csr, &layer, _activation(row), a)
                     else:
-                        _linear_forward(&worker, &batch, &work[row.a_prev], &layer, row.activation, False, a)
+                        _linear_forward(&worker, &batch, &work[row.a_prev], &layer, _activation(row), False, a)
+                elif row.op == ACTIVATE:
+                    _activate(&worker, &batch, row.n_out, &work[row.a_prev], _activation(row), a, <real*> NULL)
                 else:
                     _gather(&worker, row, &csr, &batch, &work[row.a])
                 _meet(&worker)
@@ -671,9 +703,9 @@ cdef void _predict_row(
             _list_all(layer.n_in, <int32_t*> (sums + room)), <int32_t*> (sums + room), x, params + layer.W, n,
             cpu.lanes, n, sums
         )
-        cpu.activate(
+        cpu.activate_row(
             n, sums, NULL if layer.b == NONE else params + layer.b,
-            IDENTITY if layer.activation == SOFTMAX else <int> layer.activation, a
+            _before_softmax(<const Activation*> &layer.activation), a, NULL
         )
         if layer.activation == SOFTMAX:
             cpu.softmax(n, False, a)
@@ -725,8 +757,8 @@ def _check_contract():
     memset(&row, 0, sizeof(Row))
     memset(&step, 0, sizeof(Step))
     memset(&layer, 0, sizeof(LayerRow))
-    found = tuple(<dict> row), tuple(<dict> step), tuple(<dict> layer)
-    if found != (contract.PLAN_ROW.names, contract.STEP.names, contract.LAYER):
+    found = tuple(<dict> row), tuple(<dict> step), tuple(<dict> layer), tuple(<dict> PLAIN)
+    if found != (contract.PLAN_ROW.names, contract.STEP.names, contract.LAYER, contract.ACTIVATION.names):
         raise ImportError(
             "the extension cython_cpu was compiled for another version of contract.py; build it again: "
             "python setup.py build_ext --inplace"

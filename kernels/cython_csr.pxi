@@ -33,9 +33,11 @@ cdef const Row* _csr_row(const Row* plan, Py_ssize_t n_plan) noexcept nogil:
         row = &plan[r]
         if row == found or row.op == OPTIMIZER_STEP:
             continue
-        if found.a in (row.a, row.y, row.weight, row.delta, row.delta_prev):
+        if found.a in (row.a, row.saved, row.y, row.weight, row.delta, row.delta_prev):
             return NULL
-        if row.a_prev == found.a and (row.op in (OUTPUT_DELTA, BACKPROP_DELTA) or row.n_in != found.n_out):
+        if row.a_prev == found.a and (
+            row.op not in (LINEAR_FORWARD, LINEAR_GRAD, LINEAR_UPDATE) or row.n_in != found.n_out
+        ):
             return NULL
     return found
 
@@ -85,14 +87,14 @@ cdef void _close_sample(Csr* csr, real* x, Py_ssize_t n_listed) noexcept nogil:
 
 
 cdef void _forward_csr(
-    Worker* worker, const Batch* batch, Csr* csr, const Layer* layer, int activation, real* a
+    Worker* worker, const Batch* batch, Csr* csr, const Layer* layer, const Activation* activation, real* a
 ) noexcept nogil:
     """Forward product of CSR samples: only the rows of W whose input is not 0 are read. Units are shared, in strips."""
     cdef const Tiles* cpu = tiles(a)
     cdef Py_ssize_t L = cpu.lanes, n_in = layer.n_in, n_strips = (layer.n_out + L - 1) // L, r, p, n_rows, n_listed
     cdef Share strips = _share(worker, n_strips, 1)
     cdef Py_ssize_t first = strips.first * L, n = (strips.end - strips.first) * L, start = 0
-    cdef int after = IDENTITY if activation == SOFTMAX else activation
+    cdef const Activation* after = _before_softmax(activation)
     cdef real* rows = <real*> csr.rows
     cdef real* x = <real*> csr.x
     cdef real* row
@@ -104,14 +106,14 @@ cdef void _forward_csr(
             n_listed = _open_sample(csr, x, csr.order[start + r], Share(0, n_in))
             cpu.weighted_rows(n_listed, csr.inputs, x, <real*> layer.W + first * n_in, L, n_in * L, n, row)
             _close_sample(csr, x, n_listed)
-            cpu.activate(n, row, b, after, row)
+            cpu.activate_row(n, row, b, after, row, NULL)
         if batch.n_panels:
             cpu.gather_panel(
                 min(n, layer.n_out - first), rows, n, NULL, n_rows, _panel_width(batch, p, L),
                 a + (p * layer.n_out + first) * TILE_VECTORS * L
             )
         start += n_rows
-    if activation == SOFTMAX:
+    if activation.code == SOFTMAX:
         _meet(worker)
         _softmax(worker, batch, layer.n_out, a)
 

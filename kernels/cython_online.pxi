@@ -121,9 +121,9 @@ cdef void _online_activate(Worker* worker, const Row* row, real* params, real* w
     """Turn the sums of a layer into its activations."""
     cdef const Tiles* cpu = tiles(work)
     cdef real* a = work + row.a
-    cpu.activate(
+    cpu.activate_row(
         _rounded(row.n_out, cpu.lanes), worker.own, NULL if row.b == NONE else params + row.b,
-        IDENTITY if row.activation == SOFTMAX else <int> row.activation, a
+        _before_softmax(_activation(row)), a, NULL
     )
     if row.activation == SOFTMAX:
         cpu.softmax(row.n_out, True, a)
@@ -146,7 +146,7 @@ cdef bint _online_errors(
     cdef bint finite = True
     _online_target(online, sample, y)
     loss[0] = cpu.output_row(
-        online.output.n_out, True, <int> online.output.activation,
+        online.output.n_out, True, _activation(online.output),
         NONE if _is_log_loss(online) else <int> online.output.loss, work + online.output.a, y,
         1 if online.output.weight == NONE else weight[sample], delta
     )
@@ -159,7 +159,7 @@ cdef bint _online_errors(
         finite = finite and (listed[0] > 0 or cpu.is_finite(_rounded(row.n_out, L), delta))
         cpu.row_products(listed[0], listed + 1, delta, params + row.W, n_in, _rounded(row.n_out, L), delta_prev)
         if row.activation != RELU:
-            cpu.through_activation(n_in, work + row.a_prev, <int> row.activation, delta_prev)
+            cpu.through_activation(n_in, work + row.a_prev, _activation(row), delta_prev)
         delta = delta_prev
         row += 2
     return finite and cpu.is_finite(online.update.n_out, delta)

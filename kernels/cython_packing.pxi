@@ -100,7 +100,7 @@ cdef bint _numbers_do(const Row* plan, Py_ssize_t n_plan, Py_ssize_t place) noex
             if plan[r].n_out > MOST_NUMBERS:
                 return False
         else:
-            is_used = place in (plan[r].a, plan[r].a_prev, plan[r].weight, plan[r].delta, plan[r].delta_prev)
+            is_used = place in (plan[r].a, plan[r].a_prev, plan[r].saved, plan[r].weight, plan[r].delta, plan[r].delta_prev)
             if is_used or (plan[r].op == OUTPUT_DELTA and plan[r].y == place and plan[r].loss != CROSS_ENTROPY):
                 return False
     return is_gathered

@@ -33,7 +33,7 @@ cdef inline Py_ssize_t _block(const Batch* batch, Py_ssize_t lanes) noexcept nog
 
 
 cdef void _forward_panels(
-    Worker* worker, const Batch* batch, const real* a_prev, const Layer* layer, int activation, real* a
+    Worker* worker, const Batch* batch, const real* a_prev, const Layer* layer, const Activation* activation, real* a
 ) noexcept nogil:
     """Forward product of many samples. Units are shared, or panels where that divides the work more equally."""
     cdef const Tiles* cpu = tiles(a)
@@ -43,7 +43,7 @@ cdef void _forward_panels(
     if worker.n_threads > 1 and _largest(worker, n_out, GRAIN) * batch.n_panels > _largest(worker, batch.n_panels, 1) * n_out:
         units, panels = Share(0, n_out), _share(worker, batch.n_panels, 1)
     product.first, product.end, product.a_next = units.first, units.end, n_in * L
-    product.activation, product.bias, product.below = activation, layer.b, NULL
+    product.activation, product.bias, product.below = activation[0], layer.b, NULL
     while k < n_in:
         product.n_terms, product.A = min(n_in - k, block), <real*> layer.W + k * L
         product.begins, product.ends = k == 0, k + product.n_terms == n_in
@@ -54,7 +54,7 @@ cdef void _forward_panels(
 
 
 cdef void _forward_rows(
-    Worker* worker, const Batch* batch, const real* a_prev, const Layer* layer, int activation, real* a
+    Worker* worker, const Batch* batch, const real* a_prev, const Layer* layer, const Activation* activation, real* a
 ) noexcept nogil:
     """Forward product of few samples."""
     cdef const Tiles* cpu = tiles(a)
@@ -63,7 +63,7 @@ cdef void _forward_rows(
     cdef Product product
     product.first, product.end, product.n_terms, product.begins, product.ends = 0, batch.n, n_in, True, True
     product.A, product.a_next, product.b_next, product.c_next = a_prev, _rounded(n_in, L), n_in * L, n_strips * L
-    product.activation, product.below = activation, NULL
+    product.activation, product.below = activation[0], NULL
     while strips.first < strips.end:
         n_vectors = _group(strips.end - strips.first, 0)
         product.B, product.C = <real*> layer.W + strips.first * n_in * L, a + strips.first * L
@@ -73,7 +73,7 @@ cdef void _forward_rows(
 
 
 cdef void _forward_one(
-    Worker* worker, const real* a_prev, const Layer* layer, int activation, bint skip_zeros, real* a
+    Worker* worker, const real* a_prev, const Layer* layer, const Activation* activation, bint skip_zeros, real* a
 ) noexcept nogil:
     """Forward product of one sample: only the rows of W whose input is not 0 are read, if there is no 0 x infinity."""
     cdef const Tiles* cpu = tiles(a)
@@ -84,7 +84,7 @@ cdef void _forward_one(
     cdef int32_t* inputs = <int32_t*> (sums + n)
     n_inputs = cpu.list_nonzero(n_in, a_prev, a_prev, inputs) if skip_zeros else _list_all(n_in, inputs)
     cpu.weighted_rows(n_inputs, inputs, a_prev, <real*> layer.W + first * n_in, L, n_in * L, n, sums)
-    cpu.activate(n, sums, NULL if layer.b == NULL else <real*> layer.b + first, activation, a + first)
+    cpu.activate_row(n, sums, NULL if layer.b == NULL else <real*> layer.b + first, activation, a + first, NULL)
 
 
 cdef void _softmax(Worker* worker, const Batch* batch, Py_ssize_t n_out, real* a) noexcept nogil:
@@ -97,9 +97,64 @@ cdef void _softmax(Worker* worker, const Batch* batch, Py_ssize_t n_out, real* a
         cpu.softmax_panel(n_out, _panel_width(batch, p, L), a + p * n_out * TILE_VECTORS * L)
 
 
+cdef inline const Activation* _activation(const Row* row) noexcept nogil:
+    """Return the activation of a plan's row."""
+    return <const Activation*> &row.activation
+
+
+cdef inline const Activation* _before_softmax(const Activation* activation) noexcept nogil:
+    """Return what is done to single units before softmax looks at them all: nothing; else the activation itself."""
+    if activation.code == SOFTMAX:
+        return &PLAIN
+    return activation
+
+
+cdef void _activate(
+    Worker* worker, const Batch* batch, Py_ssize_t n, const real* z, const Activation* activation, real* a, real* saved
+) noexcept nogil:
+    """Activation of n units. Units are shared."""
+    cdef const Tiles* cpu = tiles(a)
+    cdef Py_ssize_t part, place, size
+    cdef Share units = _share(worker, n, cpu.lanes)
+    for part in range(batch.n_panels if batch.n_panels else batch.n):
+        place, size = _piece(batch, n, units, part, cpu.lanes)
+        cpu.activate_row(size, z + place, NULL, activation, a + place, NULL if saved == NULL else saved + place)
+
+
+cdef void _activation_delta(
+    Worker* worker, const Batch* batch, Py_ssize_t n, const real* a, const Activation* activation, real* delta
+) noexcept nogil:
+    """Derivative of the activation of n units. Units are shared; of softmax, whose sums run over them, samples are."""
+    cdef const Tiles* cpu = tiles(delta)
+    cdef Py_ssize_t L = cpu.lanes, part, place, size, n_parts = batch.n_panels if batch.n_panels else batch.n
+    cdef Share units = _share(worker, n, L), samples = _share(worker, n_parts, 1)
+    if activation.code == SOFTMAX:
+        for part in range(samples.first, samples.end):
+            if batch.n_panels:
+                place = part * n * TILE_VECTORS * L
+                cpu.through_softmax_panel(n, _panel_width(batch, part, L), a + place, delta + place)
+            else:
+                place = part * _rounded(n, L)
+                cpu.through_softmax(n, True, a + place, delta + place)
+        return
+    for part in range(n_parts):
+        place, size = _piece(batch, n, units, part, L)
+        cpu.through_activation(size, a + place, activation, delta + place)
+
+
+cdef inline (Py_ssize_t, Py_ssize_t) _piece(
+    const Batch* batch, Py_ssize_t n, Share units, Py_ssize_t part, Py_ssize_t lanes
+) noexcept nogil:
+    """Return where some of n units begin in a panel, or in a row, and how many elements they have there side by side."""
+    cdef Py_ssize_t pitch = TILE_VECTORS * lanes
+    if batch.n_panels:
+        return (part * n + units.first) * pitch, (units.end - units.first) * pitch
+    return part * _rounded(n, lanes) + units.first, units.end - units.first
+
+
 cdef void _backprop_one(
-    Worker* worker, Share share, const real* delta, const Layer* layer, const real* a_prev, int activation,
-    real* delta_prev
+    Worker* worker, Share share, const real* delta, const Layer* layer, const real* a_prev,
+    const Activation* activation, real* delta_prev
 ) noexcept nogil:
     """Backward product of one sample: only the rows of W whose unit passes anything on are read."""
     cdef const Tiles* cpu = tiles(delta)
@@ -107,11 +162,11 @@ cdef void _backprop_one(
     cdef int32_t* units = <int32_t*> worker.own
     a_prev, delta_prev = a_prev + share.first, delta_prev + share.first
     memset(delta_prev, 0, (_rounded(share.end, L) - share.first if share.end == layer.n_in else n) * sizeof(real))
-    n_units = cpu.list_nonzero(n, a_prev, a_prev, units) if activation == RELU else _list_all(n, units)
+    n_units = cpu.list_nonzero(n, a_prev, a_prev, units) if activation.code == RELU else _list_all(n, units)
     cpu.row_products(
         n_units, units, delta, <real*> layer.W + share.first * L, layer.n_in, _rounded(layer.n_out, L), delta_prev
     )
-    if activation != RELU:
+    if activation.code != RELU:
         cpu.through_activation(n, a_prev, activation, delta_prev)
 
 

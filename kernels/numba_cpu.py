@@ -22,6 +22,7 @@ from .numba_packing import (
     AS_NUMBERS,
     Layer,
     States,
+    activation_of,
     clear,
     gather,
     give_back,
@@ -44,7 +45,10 @@ from .numba_packing import (
 )
 from .numba_parts import (
     BLOCK_SIZE,
+    activate_units,
+    activation_delta_of_units,
     backprop_one,
+    before_softmax,
     clear_squares,
     descend_one,
     finish_update,
@@ -62,15 +66,18 @@ from .numba_parts import (
     terms_at_once,
 )
 from .numba_rows import (
-    activate,
+    activate_row,
     apply,
     is_finite,
     output_classes,
     output_panel,
     output_row,
     softmax,
+    through_activation,
+    through_softmax,
     weighted_rows,
 )
+from .numba_rules import code_of
 from .numba_tiles import ACROSS_STRIPS, FEW_ROWS, GRAIN, TILE_VECTORS, product, update
 from .numba_vectors import (
     VECTOR_BYTES,
@@ -163,16 +170,24 @@ def gather_classes(classes, order, out, n_threads=1):
     _gather_classes(classes, order, out)
 
 
-def linear_forward(a_prev, W, b, activation, a, saved, scratch, n_threads=1):
-    _forward_by_hand(_tiles(a), a_prev, W, b, activation, a, scratch)
+def linear_forward(a_prev, W, b, activation, a, scratch, n_threads=1):
+    _forward_by_hand(_tiles(a), a_prev, W, b, _words(activation), a, scratch)
+
+
+def activate(z, activation, a, saved, n_threads=1):
+    _activate_by_hand(_tiles(a), z, _words(activation), a, saved)
 
 
 def output_delta(a, y, sample_weight, activation, loss, delta, n_threads=1):
-    return _output_by_hand(_tiles(a), a, y, sample_weight, activation, loss, delta)
+    return _output_by_hand(_tiles(a), a, y, sample_weight, _words(activation), loss, delta)
 
 
-def backprop_delta(delta, W, a_prev, activation, saved, delta_prev, scratch, n_threads=1):
-    _backprop_by_hand(_tiles(delta), delta, W, a_prev, activation, delta_prev, scratch)
+def activation_delta(a, activation, delta, n_threads=1):
+    _activation_delta_by_hand(_tiles(delta), a, _words(activation), delta)
+
+
+def backprop_delta(delta, W, a_prev, activation, delta_prev, scratch, n_threads=1):
+    _backprop_by_hand(_tiles(delta), delta, W, a_prev, _words(activation), delta_prev, scratch)
 
 
 def linear_grad(a_prev, delta, step, W, grad_W, grad_b, scratch, n_threads=1):
@@ -235,6 +250,11 @@ def _tiles(array):
     return tiles_of(array.dtype)
 
 
+def _words(activation):
+    """Return an ACTIVATION record as plain numbers: kernels take its address."""
+    return as_writable(activation.view(np.int64))
+
+
 def _copy_of(plan):
     """Return a copy of a plan, made as one of plain numbers: records take NumPy longer than a small kernel."""
     return plan.view(np.int64).copy().view(plan.dtype)
@@ -249,21 +269,21 @@ def _flat_array(array):
     return array if array.ndim == 1 and array.flags.writeable else as_writable(array).reshape(array.size)
 
 
-@kernel("vWBpLiip")
+@kernel("vWBpLqip")
 def _linear_forward(tiles, worker, batch, a_prev, layer, activation, skip_zeros, a):
-    after = Activation.IDENTITY if activation == Activation.SOFTMAX else activation
+    after = before_softmax(activation)
     if batch.n == 1:
         forward_one(tiles, worker, a_prev, layer, after, skip_zeros, a)
     elif batch.n_panels == 0:
         forward_rows(tiles, worker, batch, a_prev, layer, after, a)
     else:
         forward_panels(tiles, worker, batch, a_prev, layer, after, a)
-    if activation == Activation.SOFTMAX:
+    if code_of(activation) == Activation.SOFTMAX:
         meet(worker)
         softmax_samples(tiles, worker, batch, layer.n_out, a)
 
 
-@kernel("vWBipppiiip")
+@kernel("vWBipppqiip")
 def _output_delta(tiles, worker, batch, n_out, a, y, weight, activation, loss, has_numbers, delta):
     """Samples are shared as in `softmax`. The losses of panels, or of rows, are left in ``worker.losses``.
 
@@ -289,7 +309,7 @@ def _output_delta(tiles, worker, batch, n_out, a, y, weight, activation, loss, h
         store(worker.losses, p, loss_of_panel)
 
 
-@kernel("vWBpLpip")
+@kernel("vWBpLpqp")
 def _backprop_delta(tiles, worker, batch, delta, layer, a_prev, activation, delta_prev):
     """Inputs are shared as in `_linear_update`: a thread changes no weights that another one still needs."""
     L, n_in, n_out = lanes(delta), layer.n_in, layer.n_out
@@ -407,16 +427,21 @@ def _train_step(
         elif row.op == Op.LINEAR_FORWARD:
             layer = layer_of(row, states.params, states.params, states.params)
             if row.a_prev == csr.place:
-                forward_csr(tiles, worker, batch, csr, sources, order, layer, row.activation, a)
+                forward_csr(tiles, worker, batch, csr, sources, order, layer, activation_of(row), a)
             else:
-                _linear_forward(tiles, worker, batch, a_prev, layer, row.activation, skip_zeros, a)
+                _linear_forward(tiles, worker, batch, a_prev, layer, activation_of(row), skip_zeros, a)
+        elif row.op == Op.ACTIVATE:
+            saved = null(work) if row.saved == NONE else at(work, row.saved)
+            activate_units(tiles, worker, batch, row.n_out, a_prev, activation_of(row), a, saved)
         elif row.op == Op.OUTPUT_DELTA:
             weight = null(work) if row.weight == NONE else at(work, row.weight)
-            targets = at(work, row.y), weight, row.activation, row.loss, int(row.source == AS_NUMBERS)
+            targets = at(work, row.y), weight, activation_of(row), row.loss, int(row.source == AS_NUMBERS)
             _output_delta(tiles, worker, batch, row.n_out, a, *targets, delta)
+        elif row.op == Op.ACTIVATION_DELTA:
+            activation_delta_of_units(tiles, worker, batch, row.n_out, a_prev, activation_of(row), delta)
         elif row.op == Op.BACKPROP_DELTA:
             layer = layer_of(row, states.params, states.params, states.params)
-            _backprop_delta(tiles, worker, batch, delta, layer, a_prev, row.activation, at(work, row.delta_prev))
+            _backprop_delta(tiles, worker, batch, delta, layer, a_prev, activation_of(row), at(work, row.delta_prev))
         elif row.op == Op.OPTIMIZER_STEP:
             optimizer_step(tiles, worker, natural, plan, row, step, states)
         else:
@@ -474,9 +499,12 @@ def _predict(
             if row.op == Op.LINEAR_FORWARD:
                 layer, a_prev = layer_of(row, packed, packed, packed), at(pointer(buffers.work), row.a_prev)
                 if row.a_prev == csr.place:
-                    forward_csr(table, worker, batch, csr, sources, samples, layer, row.activation, a)
+                    forward_csr(table, worker, batch, csr, sources, samples, layer, activation_of(row), a)
                 else:
-                    _linear_forward(table, worker, batch, a_prev, layer, row.activation, False, a)
+                    _linear_forward(table, worker, batch, a_prev, layer, activation_of(row), False, a)
+            elif row.op == Op.ACTIVATE:
+                z = at(pointer(buffers.work), row.a_prev)
+                activate_units(table, worker, batch, row.n_out, z, activation_of(row), a, null(a))
             else:
                 gather(table, worker, row, sources, samples, batch, a, csr.place)
             meet(worker)
@@ -495,13 +523,13 @@ def _predict_rows(tiles, layers, X, params, scratch, out):
     for sample in range(X.size // layers[0, 0]):
         x = at(pointer(X), sample * layers[0, 0])
         for number in range(len(layers)):
-            n_in, n, place_W, place_b, activation = layers[number]
+            n_in, n, place_W, place_b = layers[number, 0], layers[number, 1], layers[number, 2], layers[number, 3]
+            activation = at(pointer(layers), number * layers.shape[1] + 4)
             a = at(pointer(out), sample * n) if number == last else at(own, number % 2 * room)
             b = null(own) if place_b == NONE else at(pointer(params), place_b)
-            is_softmax = activation == Activation.SOFTMAX
             weighted_rows(table, list_all(n_in, inputs), inputs, x, at(pointer(params), place_W), n, vector, n, sums)
-            activate(table, n, sums, b, Activation.IDENTITY.value if is_softmax else activation, a)
-            if is_softmax:
+            activate_row(table, n, sums, b, before_softmax(activation), a, null(a))
+            if code_of(activation) == Activation.SOFTMAX:
                 softmax(table, n, 0, a)
             x = a
 
@@ -568,8 +596,14 @@ def _forward_by_hand(tiles, a_prev, W, b, activation, a, scratch):
     weights, bias, rest = take_layer(table, rest, W, b, True)
     pack_batch(table, worker, batch, n_in, pointer(a_prev), null(worker.ahead), below)
     layer = _plain_layer(n_in, n_out, weights, bias)
-    _linear_forward(table, worker, batch, below, layer, activation, False, out)
+    _linear_forward(table, worker, batch, below, layer, pointer(activation), False, out)
     unpack_batch(table, worker, batch, n_out, out, pointer(a))
+
+
+@jit
+def _activate_by_hand(tiles, z, activation, a, saved):
+    kept = pointer(saved) if saved.size else null(pointer(saved))
+    activate_row(pointer(tiles), a.size, pointer(z), null(pointer(a)), pointer(activation), pointer(a), kept)
 
 
 @jit
@@ -578,8 +612,19 @@ def _output_by_hand(tiles, a, y, sample_weight, activation, loss, delta):
     for r in range(a.shape[0]):
         weight = float(sample_weight[r]) if sample_weight.size else 1.0
         rows = at(pointer(a), r * n_out), at(pointer(y), r * n_out), weight, at(pointer(delta), r * n_out)
-        total += output_row(pointer(tiles), n_out, 0, activation, loss, *rows)
+        total += output_row(pointer(tiles), n_out, 0, pointer(activation), loss, *rows)
     return total
+
+
+@jit
+def _activation_delta_by_hand(tiles, a, activation, delta):
+    n = delta.shape[1]
+    for r in range(delta.shape[0]):
+        row = at(pointer(a), r * n), at(pointer(delta), r * n)
+        if code_of(pointer(activation)) == Activation.SOFTMAX:
+            through_softmax(pointer(tiles), n, 0, *row)
+        else:
+            through_activation(pointer(tiles), n, row[0], pointer(activation), row[1])
 
 
 @jit
@@ -594,7 +639,7 @@ def _backprop_by_hand(tiles, delta, W, a_prev, activation, delta_prev, scratch):
     pack_batch(table, worker, batch, n_out, pointer(delta), null(worker.ahead), error)
     pack_batch(table, worker, batch, n_in, pointer(a_prev), null(worker.ahead), below)
     layer = _plain_layer(n_in, n_out, weights, null(weights))
-    _backprop_delta(table, worker, batch, error, layer, below, activation, out)
+    _backprop_delta(table, worker, batch, error, layer, below, pointer(activation), out)
     unpack_batch(table, worker, batch, n_in, out, pointer(delta_prev))
 
 

@@ -14,9 +14,18 @@ from numba import int32, int64
 from .contract import NONE, WORK_BLOCK, Activation, Op, Optimizer
 from .numba_jit import inlined, kernel, primitive, struct
 from .numba_packing import clear, numbers_of, panel_rows, panel_width
-from .numba_parts import clear_squares, descend, finish_update, further, group, scatter_strips, softmax_samples
-from .numba_rows import activate, gather_panel, is_finite, weighted_rows
-from .numba_rules import GRAD_SCALE, IN_SCALE, L2, apply_rule, store_rates
+from .numba_parts import (
+    before_softmax,
+    clear_squares,
+    descend,
+    finish_update,
+    further,
+    group,
+    scatter_strips,
+    softmax_samples,
+)
+from .numba_rows import activate_row, gather_panel, is_finite, weighted_rows
+from .numba_rules import GRAD_SCALE, IN_SCALE, L2, apply_rule, code_of, store_rates
 from .numba_tiles import GRAIN, MAX_ROWS, SQUARES, TILE_VECTORS, finish_tile, rows_of_next
 from .numba_vectors import (
     as_pointer_to,
@@ -66,10 +75,10 @@ def csr_row(plan):
     for r in range(plan.size if found != NONE else 0):
         row, place = plan[r], plan[found].a
         if r != found and row.op != Op.OPTIMIZER_STEP:
-            if row.a == place or row.y == place or row.weight == place or row.delta == place or row.delta_prev == place:
+            if place in (row.a, row.saved, row.y, row.weight, row.delta, row.delta_prev):
                 return NONE
-            is_product = row.op != Op.OUTPUT_DELTA and row.op != Op.BACKPROP_DELTA and row.n_in == plan[found].n_out
-            if row.a_prev == place and not is_product:
+            is_product = row.op == Op.LINEAR_FORWARD or row.op == Op.LINEAR_GRAD or row.op == Op.LINEAR_UPDATE
+            if row.a_prev == place and not (is_product and row.n_in == plan[found].n_out):
                 return NONE
     return found
 
@@ -118,13 +127,13 @@ def close_sample(csr, n_listed):
         store(csr.x, load(csr.inputs, t), 0)
 
 
-@kernel("vWBCOqLip")
+@kernel("vWBCOqLqp")
 def forward_csr(tiles, worker, batch, csr, sources, order, layer, activation, a):
     """Forward product of CSR samples: only the rows of W whose input is not 0 are read. Units are shared, in strips."""
     L, n_in, n_strips, start = lanes(a), layer.n_in, (layer.n_out + lanes(a) - 1) // lanes(a), 0
-    strips, is_softmax = share(worker, n_strips, 1), activation == Activation.SOFTMAX
+    strips, after = share(worker, n_strips, 1), before_softmax(activation)
     first, n = strips.first * L, (strips.end - strips.first) * L
-    b, after = further(layer.b, first), Activation.IDENTITY.value if is_softmax else activation
+    b = further(layer.b, first)
     for p in range(max(batch.n_panels, 1)):
         n_rows = panel_rows(batch, p, L) if batch.n_panels else batch.n
         for r in range(n_rows):
@@ -132,12 +141,12 @@ def forward_csr(tiles, worker, batch, csr, sources, order, layer, activation, a)
             n_listed = open_sample(csr, sources, load(order, start + r), 0, n_in)
             weighted_rows(tiles, n_listed, csr.inputs, csr.x, at(layer.W, first * n_in), L, n_in * L, n, row)
             close_sample(csr, n_listed)
-            activate(tiles, n, row, b, after, row)
+            activate_row(tiles, n, row, b, after, row, null(row))
         if batch.n_panels:
             panel, n_units = at(a, (p * layer.n_out + first) * TILE_VECTORS * L), min(n, layer.n_out - first)
             gather_panel(tiles, n_units, csr.rows, n, null(order), n_rows, panel_width(batch, p, L), panel)
         start += n_rows
-    if is_softmax:
+    if code_of(activation) == Activation.SOFTMAX:
         meet(worker)
         softmax_samples(tiles, worker, batch, layer.n_out, a)
 

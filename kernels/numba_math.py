@@ -1,4 +1,4 @@
-"""Exponential, logistic, hyperbolic tangent and logarithm of vectors.
+"""Exponential, logarithm and what is made of them: logistic, hyperbolic tangent, softplus, normal distribution.
 
 x is split into n ln 2 + r with |r| <= ln 2 / 2; then exp(x) = 2^n (1 + r + r^2 p(r)), where p is a Chebyshev
 polynomial. For the logarithm x = 2^n (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), and log(1 + f) =
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 
+from .contract import SELU_ALPHA, SELU_SCALE
 from .numba_jit import inlined
 from .numba_vectors import (
     absolute,
@@ -70,6 +71,48 @@ _tanh_tail = make_polynomial(
         -3.333333333333333e-01,
     ),
 )
+_erfc_tail = make_polynomial(
+    (
+        5.5456174e-05,
+        2.8529373e-05,
+        -5.9360516e-04,
+        7.1657099e-04,
+        4.2684572e-03,
+        -2.4394630e-02,
+        7.1665935e-02,
+        -1.5011571e-01,
+        2.4560380e-01,
+        -3.2623357e-01,
+        1.7900115e-01,
+    ),
+    (
+        3.5331834308694778e-12,
+        -1.192359432972162e-09,
+        -3.1415743092983497e-09,
+        9.719177278798781e-09,
+        2.9248239643626536e-08,
+        -7.380636958107934e-08,
+        -1.8175465091578786e-07,
+        6.605450384160452e-07,
+        7.477908477767238e-07,
+        -6.1840040148474335e-06,
+        3.5839370488379924e-06,
+        4.789896496650402e-05,
+        -1.524627066817001e-04,
+        -2.5535367649420533e-05,
+        1.8029624216908552e-03,
+        -8.220621149756831e-03,
+        2.4143223972100038e-02,
+        -5.4802326695266135e-02,
+        1.0260431203221093e-01,
+        -1.6357189552391527e-01,
+        2.2600806691662123e-01,
+        -2.7342193149542654e-01,
+        1.4558972127503855e-01,
+    ),
+)
+_erfc_middle = make_constant(3.0, 3.75)
+_erfc_farthest = make_constant(12.0, 30.0)
 _LOG2_E = 1.4426950408889634
 _shift = make_constant(12582912.0, 6755399441055744.0)  # 1.5 * 2^(mantissa bits): adding it rounds to a whole number
 _ln2_high = make_constant(0.693115234375, 0.6931471803691238)  # so few bits that n ln2_high is exact
@@ -97,6 +140,13 @@ def exp(x):
 
 
 @inlined
+def exp_minus_1(x):
+    """Return e^x - 1 for x <= 0: 2^n - 1 + 2^n (r + r^2 p(r)), which loses nothing near 0, where n is 0."""
+    n, r, tail = _reduced(minimum(maximum(x, _lowest(x)), 0.0))
+    return times_power_of_two(r + tail, n) + (times_power_of_two(1.0 + n * 0.0, n) - 1.0)
+
+
+@inlined
 def logistic(x):
     """Return 1 / (1 + e^-x): 1 / (1 + e), and then one step of Newton's for what the sum 1 + e lost."""
     e = exp(-x)
@@ -121,9 +171,61 @@ def logarithm(x):
     """Return the natural logarithm: of 0 minus infinity, below NaN."""
     tiny = x < _smallest(x)
     power, m = split_power(choose(tiny, x * _normalizer(x), x))
-    n, f = power - choose(tiny, _mantissa(x), 0.0), m - 1.0
+    log = _logarithm_of(power - choose(tiny, _mantissa(x), 0.0), m - 1.0)
+    return choose(x > 0.0, choose(x < math.inf, log, x), choose(x == 0.0, -math.inf, math.nan))
+
+
+@inlined
+def _logarithm_of(n, f):
+    """Return log(2^n (1 + f)) for 1 + f in [sqrt(1/2), sqrt(2)]."""
     s, half = f / (2.0 + f), 0.5 * f * f
     square = s * s
-    rest = s * (half + square * _atanh_tail(square)) + n * _ln2_low(x)
-    log = n * _ln2_high(x) + (f - (half - rest))  # 2 s = f - s f: the largest term, f, enters without an error
-    return choose(x > 0.0, choose(x < math.inf, log, x), choose(x == 0.0, -math.inf, math.nan))
+    rest = s * (half + square * _atanh_tail(square)) + n * _ln2_low(f)
+    return n * _ln2_high(f) + (f - (half - rest))  # 2 s = f - s f: the largest term, f, enters without an error
+
+
+@inlined
+def softplus(x):
+    """Return log(1 + e^x) = max(x, 0) + log(1 + e) for e = e^-|x|, of which 1 + e would lose the lower half."""
+    e = exp(-absolute(x))
+    is_large = e > 0.41421356237309505
+    return maximum(x, 0.0) + _logarithm_of(choose(is_large, 1.0, 0.0), choose(is_large, 0.5 * (e - 1.0), e))
+
+
+@inlined
+def normal(x):
+    """Return Phi(x) = erfc(-x / sqrt(2)) / 2, the distribution function of N(0, 1), and its density.
+
+    exp(y^2) erfc(y) is a polynomial of t = (y - middle) / (y + middle), for y up to where exp(-y^2) is 0.
+    """
+    e = exp(-0.5 * (x * x))
+    y = minimum(absolute(x) * 0.7071067811865476, _erfc_farthest(x))
+    below = 0.5 * e * _erfc_tail((y - _erfc_middle(x)) / (y + _erfc_middle(x)))
+    return choose(x > 0.0, 1.0 - below, below), 0.3989422804014327 * e
+
+
+@inlined
+def gelu(x):
+    """Return x Phi(x) and its derivative. Where Phi is 0, x is held finite: minus infinity times 0 is no number."""
+    p, density = normal(x)
+    farthest = 2.0 * _erfc_farthest(x)
+    return maximum(x, -farthest) * p, p + minimum(maximum(x, -farthest), farthest) * density
+
+
+@inlined
+def silu(x):
+    """Return x / (1 + e^-x) and its derivative, likewise."""
+    p, farthest = logistic(x), -2.0 * _lowest(x)
+    return maximum(x, -farthest) * p, p + minimum(maximum(x, -farthest), farthest) * (p * (1.0 - p))
+
+
+@inlined
+def elu(beta, x):
+    """Return x where it is not negative, else beta (e^x - 1)."""
+    return choose(x < 0.0, beta * exp_minus_1(x), x)
+
+
+@inlined
+def selu(x):
+    """Return the scaled ELU."""
+    return SELU_SCALE * elu(SELU_ALPHA, x)

@@ -14,10 +14,10 @@ from numba import int32
 from .contract import NONE, Activation, Loss, Op
 from .numba_blocks import ROW_VECTORS, add_outer_forward_vectors
 from .numba_jit import inlined, jit
-from .numba_packing import clear, place, sources_of, uncounted
-from .numba_parts import list_all
+from .numba_packing import activation_of, clear, place, sources_of, uncounted
+from .numba_parts import before_softmax, list_all
 from .numba_rows import (
-    activate,
+    activate_row,
     add_outer,
     is_finite,
     list_nonzero,
@@ -170,12 +170,10 @@ def _forward(tiles, online, row, x):
 @inlined
 def _activate(tiles, online, row):
     """Turn the sums of a layer into its activations."""
-    a, b, after = at(online.work, row.a), null(online.params), row.activation
+    a, b = at(online.work, row.a), null(online.params)
     if row.b != NONE:
         b = at(online.params, row.b)
-    if row.activation == Activation.SOFTMAX:
-        after = Activation.IDENTITY.value
-    activate(tiles, rounded(row.n_out, lanes(a)), online.sums, b, after, a)
+    activate_row(tiles, rounded(row.n_out, lanes(a)), online.sums, b, before_softmax(activation_of(row)), a, null(a))
     if row.activation == Activation.SOFTMAX:
         softmax(tiles, row.n_out, 1, a)
 
@@ -192,7 +190,7 @@ def _errors(tiles, online, plan, sample):
     if row.weight != NONE:
         weight = float(load(online.sources.sample_weight, sample))
     loss_code = NONE if online.is_log else row.loss
-    loss = output_row(tiles, row.n_out, 1, row.activation, loss_code, at(work, row.a), y, weight, delta)
+    loss = output_row(tiles, row.n_out, 1, activation_of(row), loss_code, at(work, row.a), y, weight, delta)
     for number in range(online.output + 1, online.update, 2):
         row = plan[number]
         n_in, n_out, listed = row.n_in, rounded(row.n_out, L), _listed(online, row)
@@ -204,7 +202,7 @@ def _errors(tiles, online, plan, sample):
         finite = finite and (n_listed > 0 or is_finite(tiles, n_out, delta) != 0)
         row_products(tiles, n_listed, at(listed, 1), delta, at(online.params, row.W), n_in, n_out, delta_prev)
         if row.activation != Activation.RELU:
-            through_activation(tiles, n_in, at(work, row.a_prev), row.activation, delta_prev)
+            through_activation(tiles, n_in, at(work, row.a_prev), activation_of(row), delta_prev)
         delta = delta_prev
     return finite and is_finite(tiles, plan[online.update].n_out, delta) != 0, loss
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .contract import NONE, Loss, Op, Source
+from .contract import NONE, PLAN_ROW, Loss, Op, Source
 from .numba_jit import inlined, kernel, struct
 from .numba_rows import gather_panel, is_finite, pack, scatter_panel, unpack
 from .numba_tiles import TILE_VECTORS
@@ -77,6 +78,18 @@ def numbers_of(typingctx: Any, step: Any) -> Any:
         return builder.bitcast(args[0], context.get_value_type(kind))
 
     return kind(step), codegen
+
+
+@intrinsic
+def activation_of(typingctx: Any, row: Any) -> Any:
+    """Return the address of the activation of a plan's row."""
+    place = (PLAN_ROW.fields or {})["activation"][1]
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        words = builder.bitcast(args[0], ir.IntType(64).as_pointer())
+        return builder.gep(words, [ir.IntType(64)(place // 8)])
+
+    return types.CPointer(types.int64)(row), codegen
 
 
 @intrinsic
@@ -189,7 +202,7 @@ def numbers_do(plan, place):
             if row.n_out > MOST_NUMBERS:
                 return False
         else:
-            is_used = place in (row.a, row.a_prev, row.weight, row.delta, row.delta_prev)
+            is_used = place in (row.a, row.a_prev, row.saved, row.weight, row.delta, row.delta_prev)
             if is_used or (row.op == Op.OUTPUT_DELTA and row.y == place and row.loss != Loss.CROSS_ENTROPY):
                 return False
     return is_gathered

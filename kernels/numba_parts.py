@@ -7,7 +7,7 @@ from __future__ import annotations
 from numba import int32
 
 from .contract import NONE, Activation, Op, Optimizer
-from .numba_jit import inlined
+from .numba_jit import inlined, kernel
 from .numba_packing import (
     clear,
     numbers_of,
@@ -16,7 +16,7 @@ from .numba_packing import (
     panel_width,
 )
 from .numba_rows import (
-    activate,
+    activate_row,
     add_outer,
     apply,
     list_nonzero,
@@ -26,8 +26,11 @@ from .numba_rows import (
     softmax_panel,
     sum_rows,
     through_activation,
+    through_softmax,
+    through_softmax_panel,
     weighted_rows,
 )
+from .numba_rules import code_of
 from .numba_tiles import ALONG_STRIPS, CACHE_LINE, FEW_ROWS, GRAIN, TILE_VECTORS, product
 from .numba_vectors import (
     as_pointer_to,
@@ -134,7 +137,50 @@ def forward_one(tiles, worker, a_prev, layer, activation, skip_zeros, a):
     inputs = as_pointer_to(at(sums, n), int32)
     n_inputs = list_nonzero(tiles, n_in, a_prev, a_prev, inputs) if skip_zeros else list_all(n_in, inputs)
     weighted_rows(tiles, n_inputs, inputs, a_prev, at(layer.W, first * n_in), L, n_in * L, n, sums)
-    activate(tiles, n, sums, further(layer.b, first), activation, at(a, first))
+    activate_row(tiles, n, sums, further(layer.b, first), activation, at(a, first), null(a))
+
+
+@inlined
+def before_softmax(activation):
+    """Return what is done to single units before softmax looks at them all: nothing; else the activation itself."""
+    return null(activation) if code_of(activation) == Activation.SOFTMAX else activation
+
+
+@inlined
+def piece(batch, n, units, part, L):
+    """Return where some of n units begin in a panel, or in a row, and how many elements they have there."""
+    if batch.n_panels:
+        return (part * n + units.first) * TILE_VECTORS * L, (units.end - units.first) * TILE_VECTORS * L
+    return part * rounded(n, L) + units.first, units.end - units.first
+
+
+@kernel("vWBipqpp")
+def activate_units(tiles, worker, batch, n, z, activation, a, saved):
+    """Activation of n units. Units are shared."""
+    units = share(worker, n, lanes(a))
+    for part in range(batch.n_panels if batch.n_panels else batch.n):
+        here, size = piece(batch, n, units, part, lanes(a))
+        activate_row(tiles, size, at(z, here), null(a), activation, at(a, here), further(saved, here))
+
+
+@kernel("vWBipqp")
+def activation_delta_of_units(tiles, worker, batch, n, a, activation, delta):
+    """Derivative of the activation of n units. Units are shared; of softmax, whose sums run over them, samples are."""
+    L, n_parts = lanes(delta), batch.n_panels if batch.n_panels else batch.n
+    if code_of(activation) == Activation.SOFTMAX:
+        first, end = share(worker, n_parts, 1)
+        for part in range(first, end):
+            if batch.n_panels:
+                here = part * n * TILE_VECTORS * L
+                through_softmax_panel(tiles, n, panel_width(batch, part, L), at(a, here), at(delta, here))
+            else:
+                here = part * rounded(n, L)
+                through_softmax(tiles, n, 1, at(a, here), at(delta, here))
+        return
+    units = share(worker, n, L)
+    for part in range(n_parts):
+        here, size = piece(batch, n, units, part, L)
+        through_activation(tiles, size, at(a, here), activation, at(delta, here))
 
 
 @inlined
@@ -154,10 +200,11 @@ def backprop_one(tiles, worker, first, end, delta, layer, a_prev, activation, de
     L, n, units = lanes(delta), end - first, as_pointer_to(worker.own, int32)
     a_prev, delta_prev = at(a_prev, first), at(delta_prev, first)
     clear(delta_prev, rounded(end, L) - first if end == layer.n_in else n)
-    n_units = list_nonzero(tiles, n, a_prev, a_prev, units) if activation == Activation.RELU else list_all(n, units)
+    is_relu = code_of(activation) == Activation.RELU
+    n_units = list_nonzero(tiles, n, a_prev, a_prev, units) if is_relu else list_all(n, units)
     weights = at(layer.W, first * L), layer.n_in
     row_products(tiles, n_units, units, delta, *weights, rounded(layer.n_out, L), delta_prev)
-    if activation != Activation.RELU:
+    if not is_relu:
         through_activation(tiles, n, a_prev, activation, delta_prev)
 
 

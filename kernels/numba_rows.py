@@ -12,7 +12,7 @@ import math
 
 import numba
 
-from .contract import NONE, Activation, Loss
+from .contract import FIRST_KEPT, NONE, Activation, Loss
 from .numba_blocks import (
     ROW_VECTORS,
     add_outer_vectors,
@@ -23,7 +23,17 @@ from .numba_blocks import (
 )
 from .numba_jit import inlined, primitive
 from .numba_math import exp, logarithm
-from .numba_rules import IN_SCALE, act, apply_rule, store_rates, times_derivative
+from .numba_rules import (
+    IN_SCALE,
+    act,
+    apply_rule,
+    at_zero_of,
+    beta_of,
+    code_of,
+    derivative_to_keep,
+    store_rates,
+    times_derivative,
+)
 from .numba_tiles import TILE_VECTORS
 from .numba_vectors import (
     any_lane,
@@ -157,14 +167,21 @@ def add_outer(n_listed, listed, scale, x, d, W, n_in, n):
 # --------------------------------------------------------------------------------------------- activations
 
 
-@primitive("vippip")
-def activate(n, sums, b, activation, a):
-    """Write a = act(sums + b) for a row of n; softmax comes later."""
+@primitive("vippqpp")
+def activate_row(n, sums, b, activation, a, saved):
+    """Write a = act(sums + b) for a row of n, and act' to ``saved`` unless it is null; softmax comes later."""
+    code, beta, at_zero = code_of(activation), beta_of(activation), at_zero_of(activation)
     for j in range(0, n, lanes(a)):
-        z = load_whole(sums, j)
+        z = load_vector(at(sums, j), n - j, 0)
         if not is_null(b):
             z += load_vector(at(b, j), n - j, 0)
-        store_vector(at(a, j), n - j, act(activation, z))
+        output = act(code, beta, z)
+        store_vector(at(a, j), n - j, output)
+        if not is_null(saved):
+            derivative = times_derivative(code, beta, at_zero, output, splat(1, a))
+            if code >= FIRST_KEPT.value:
+                derivative = derivative_to_keep(code, at_zero, z)
+            store_vector(at(saved, j), n - j, derivative)
 
 
 @inlined
@@ -223,18 +240,54 @@ def sum_partial(partial):
     return load_whole(partial, 0)
 
 
-@primitive("vipip")
+@primitive("vipqp")
 def through_activation(n, a, activation, delta):
-    """Turn d loss / d a into d loss / d z: delta *= act'(z), in terms of a = act(z)."""
+    """Turn d loss / d a into d loss / d z: delta *= act'(z), in terms of a = act(z), or of what was kept."""
     derive(n, a, activation, delta)
 
 
 @inlined
 def derive(n, a, activation, delta):
     """Do the work of `through_activation`, for primitives too."""
+    code, beta, at_zero = code_of(activation), beta_of(activation), at_zero_of(activation)
     for j in range(0, n, lanes(a)):
-        d = times_derivative(activation, load_vector(at(a, j), n - j, 0), load_vector(at(delta, j), n - j, 0))
-        store_vector(at(delta, j), n - j, d)
+        pair = load_vector(at(a, j), n - j, 0), load_vector(at(delta, j), n - j, 0)
+        store_vector(at(delta, j), n - j, times_derivative(code, beta, at_zero, *pair))
+
+
+@primitive("viipp")
+def through_softmax(n, padded, a, delta):
+    """Do the same for softmax and its full Jacobian: delta_i = a_i (delta_i - sum_j delta_j a_j)."""
+    jacobian(n, padded, a, delta)
+
+
+@inlined
+def jacobian(n, padded, a, delta):
+    """Do the work of `through_softmax`, for primitives too."""
+    products, end = splat(0, a), filled(n, padded, a)
+    for j in range(0, n, lanes(a)):
+        products += load_vector(at(a, j), n - j, 0) * load_vector(at(delta, j), n - j, 0)
+    mean = splat(sum_lanes(products), a)
+    for j in range(0, n, lanes(a)):
+        a_j, d = load_vector(at(a, j), n - j, 0), load_vector(at(delta, j), n - j, 0)
+        store_vector(at(delta, j), end - j, (d - mean) * a_j)
+
+
+@primitive("viipp")
+def through_softmax_panel(n, width, a, delta):
+    """Do the same for the samples of a panel."""
+    jacobian_panel(n, width, a, delta)
+
+
+@inlined
+def jacobian_panel(n, width, a, delta):
+    """Do the work of `through_softmax_panel`, for primitives too."""
+    for r in range(0, width, lanes(a)):
+        mean = splat(0, a)
+        for here in range(r, n * pitch(a), pitch(a)):
+            mean += load_whole(a, here) * load_whole(delta, here)
+        for here in range(r, n * pitch(a), pitch(a)):
+            store_whole(delta, here, (load_whole(delta, here) - mean) * load_whole(a, here))
 
 
 # -------------------------------------------------------------------------------------------------- losses
@@ -262,46 +315,61 @@ def losses_of(loss, a, y):
     return total
 
 
-@primitive("diiiippdp")
+@inlined
+def loss_derivative(loss, a, y):
+    """Return d loss / d a, of the clipped probability."""
+    if loss == Loss.POISSON:
+        return 1.0 - choose(y == 0, 0, y / a)
+    p = minimum(maximum(a, margin(a)), 1 - margin(a))
+    if loss == Loss.CROSS_ENTROPY:
+        return choose(y == 0, 0, -y / p)
+    return (p - y) / (p * (1.0 - p))
+
+
+@inlined
+def is_by_output(activation, loss):
+    """Tell whether delta is d loss / d a, and not simply a - y."""
+    return code_of(activation) == Activation.IDENTITY and loss > Loss.SQUARED_ERROR
+
+
+@primitive("diiqippdp")
 def output_row(n, padded, activation, loss, a, y, weight, delta):
     """Return the loss of one sample; write its delta = d loss / d z, filled up with zeros if rows are padded.
 
-    With NONE for a loss it is left out, and delta is that of a cross-entropy.
+    With NONE for a loss it is left out, and delta is that of a cross-entropy. For the identity it is d loss / d a.
     """
-    total, products, end = splat(0, a), splat(0, a), filled(n, padded, a)
+    total, end, by_output = splat(0, a), filled(n, padded, a), is_by_output(activation, loss)
     for j in range(0, n, lanes(a)):
         a_j, y_j = load_vector(at(a, j), n - j, 1), load_vector(at(y, j), n - j, 1)
         d = a_j - y_j
+        if by_output:
+            d = first_lanes(loss_derivative(loss, a_j, y_j), n - j, 0)
         total += first_lanes(losses_of(loss, a_j, y_j), n - j, 0)
-        products += d * a_j
         store_vector(at(delta, j), end - j, weight * d)
-    if loss == Loss.SQUARED_ERROR and activation == Activation.SOFTMAX:  # its Jacobian is a_i ((i = j) - a_j)
-        mean = splat(sum_lanes(products), a)
-        for j in range(0, n, lanes(a)):
-            a_j = load_vector(at(a, j), n - j, 0)
-            d = a_j - load_vector(at(y, j), n - j, 0)
-            store_vector(at(delta, j), end - j, weight * ((d - mean) * a_j))
+    if loss == Loss.SQUARED_ERROR and code_of(activation) == Activation.SOFTMAX:
+        jacobian(n, padded, a, delta)
     elif loss == Loss.SQUARED_ERROR:
         derive(n, a, activation, delta)
     return weight * sum_lanes(total)
 
 
-@primitive("diiiiipppp")
+@primitive("diiiqipppp")
 def output_panel(n, width, n_rows, activation, loss, a, y, weight, delta):
     """Return the loss of a panel's samples and write their deltas; without weights they all weigh 1."""
-    result = 0.0
+    result, by_output = 0.0, is_by_output(activation, loss)
     for r in range(0, width, lanes(a)):
         weights = splat(1, a) if is_null(weight) else load_whole(weight, r)
-        total, mean, p, ones, others = splat(0, a), splat(0, a), splat(0, a), splat(0, a), splat(0, a)
+        total, p, ones, others = splat(0, a), splat(0, a), splat(0, a), splat(0, a)
         for here in range(r, n * pitch(a), pitch(a)):
             a_j, y_j = load_whole(a, here), load_whole(y, here)
             d, excess = a_j - y_j, y_j * y_j - y_j
+            if by_output:
+                d = loss_derivative(loss, a_j, y_j)
             if loss != Loss.CROSS_ENTROPY:
                 total += losses_of(loss, a_j, y_j)
             p += y_j * a_j
             ones += y_j
             others += excess * excess
-            mean += d * a_j
             store_whole(delta, here, weights * d)
         if loss == Loss.CROSS_ENTROPY:
             if any_lane(first_lanes(ones, n_rows - r, 1) != 1) or any_lane(others != 0):
@@ -309,12 +377,10 @@ def output_panel(n, width, n_rows, activation, loss, a, y, weight, delta):
                     total += losses_of(Loss.CROSS_ENTROPY, load_whole(a, here), load_whole(y, here))
             else:  # each sample has one class: one logarithm for all of its outputs
                 total = losses_of(Loss.CROSS_ENTROPY, p, splat(1, a))
-        if loss == Loss.SQUARED_ERROR and activation == Activation.SOFTMAX:
-            for here in range(r, n * pitch(a), pitch(a)):
-                a_j = load_whole(a, here)
-                store_whole(delta, here, weights * ((a_j - load_whole(y, here) - mean) * a_j))
         result += sum_lanes(first_lanes(weights * total, n_rows - r, 0))
-    if loss == Loss.SQUARED_ERROR and activation != Activation.SOFTMAX:
+    if loss == Loss.SQUARED_ERROR and code_of(activation) == Activation.SOFTMAX:
+        jacobian_panel(n, width, a, delta)
+    elif loss == Loss.SQUARED_ERROR:
         for j in range(0, n * pitch(a), pitch(a)):
             derive(width, at(a, j), activation, at(delta, j))
     return result

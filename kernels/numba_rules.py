@@ -4,13 +4,31 @@
 
 from __future__ import annotations
 
-from .contract import NONE, STEP, Activation, Optimizer
+from numba import float64
+
+from .contract import ACTIVATION, FIRST_KEPT, NONE, SELU_ALPHA, SELU_SCALE, STEP, Activation, Optimizer
 from .numba_jit import inlined
-from .numba_math import exp, logistic, tanh
-from .numba_vectors import choose, lanes, load, load_nth, load_vector, maximum, splat, sqrt, store_vector, store_whole
+from .numba_math import elu, exp, exp_minus_1, gelu, logistic, selu, silu, softplus, tanh
+from .numba_vectors import (
+    as_pointer_to,
+    choose,
+    is_null,
+    lanes,
+    load,
+    load_nth,
+    load_vector,
+    maximum,
+    splat,
+    sqrt,
+    store_vector,
+    store_whole,
+)
 
 GRAD_SCALE, _LOSS_SCALE, L2, KEEP, RATE, MOMENTUM, BETA_1, BETA_2, EPSILON, DECAY = range(len(STEP.names or ()))
 """Places in a STEP record."""
+
+_CODE, _FUNCTION, _PARAMETER, _AT_ZERO = range(len(ACTIVATION.names or ()))
+"""Places in an ACTIVATION record. Kernels hand on its address; null is the identity."""
 
 IN_SCALE, IN_L2, IN_KEEP, IN_RATE, IN_MOMENTUM, IN_BETA_1, IN_REST_1, IN_BETA_2, IN_REST_2, IN_EPSILON, IN_KEPT = range(
     11
@@ -19,29 +37,78 @@ IN_SCALE, IN_L2, IN_KEEP, IN_RATE, IN_MOMENTUM, IN_BETA_1, IN_REST_1, IN_BETA_2,
 
 
 @inlined
-def act(activation, z):
+def code_of(activation):
+    return Activation.IDENTITY.value if is_null(activation) else load(activation, _CODE)
+
+
+@inlined
+def beta_of(activation):
+    return 0.0 if is_null(activation) else load(as_pointer_to(activation, float64), _PARAMETER)
+
+
+@inlined
+def at_zero_of(activation):
+    return 0.0 if is_null(activation) else load(as_pointer_to(activation, float64), _AT_ZERO)
+
+
+@inlined
+def act(code, beta, z):
     """Return act(z); softmax needs the whole row and comes later."""
-    if activation == Activation.RELU:
+    if code == Activation.RELU or code == Activation.RELU_AT_ZERO:
         return maximum(z, 0.0)
-    if activation == Activation.LOGISTIC:
+    if code == Activation.LOGISTIC:
         return logistic(z)
-    if activation == Activation.TANH:
+    if code == Activation.TANH:
         return tanh(z)
-    if activation == Activation.EXP:
+    if code == Activation.EXP:
         return exp(z)
+    if code == Activation.LEAKY_RELU:
+        return choose(z < 0.0, beta * z, z)
+    if code == Activation.ELU:
+        return elu(beta, z)
+    if code == Activation.SELU:
+        return selu(z)
+    if code == Activation.SOFTPLUS:
+        return softplus(z)
+    if code == Activation.SIGN:
+        return choose(z < 0.0, -1.0, choose(z > 0.0, 1.0, z))
+    if code == Activation.GELU:
+        return gelu(z)[0]
+    if code == Activation.SILU:
+        return silu(z)[0]
     return z
 
 
 @inlined
-def times_derivative(activation, a, delta):
-    """Return delta act'(z), in terms of a = act(z)."""
-    if activation == Activation.RELU:
+def derivative_to_keep(code, at_zero, z):
+    """Return act'(z) of those activations whose outputs do not tell it."""
+    if code == Activation.GELU:
+        return gelu(z)[1]
+    if code == Activation.SILU:
+        return silu(z)[1]
+    return choose(z > 0.0, 1.0, choose(z < 0.0, 0.0, choose(z == 0.0, at_zero, z)))
+
+
+@inlined
+def times_derivative(code, beta, at_zero, a, delta):
+    """Return delta act'(z), in terms of a = act(z); from GELU on, of the derivative itself."""
+    if code == Activation.RELU:
         return choose(a == 0, 0.0, delta)
-    if activation == Activation.LOGISTIC:
+    if code == Activation.LOGISTIC:
         return delta * (a * (1.0 - a))
-    if activation == Activation.TANH:
+    if code == Activation.TANH:
         return delta * (1.0 - a * a)
-    if activation == Activation.EXP:
+    if code == Activation.LEAKY_RELU:
+        return delta * choose(a > 0.0, 1.0, choose(a == 0.0, at_zero, beta))
+    if code == Activation.ELU:
+        return delta * choose(a > 0.0, 1.0, a + beta)
+    if code == Activation.SELU:
+        return delta * choose(a > 0.0, SELU_SCALE, a + SELU_SCALE * SELU_ALPHA)
+    if code == Activation.SOFTPLUS:
+        return -delta * exp_minus_1(-a)
+    if code == Activation.SIGN:
+        return delta * 0.0
+    if code == Activation.EXP or code >= FIRST_KEPT.value:
         return delta * a
     return delta
 

@@ -34,6 +34,9 @@ from .numba_rules import (
     L2,
     act,
     apply_rule,
+    at_zero_of,
+    beta_of,
+    code_of,
     store_rates,
     times_derivative,
 )
@@ -80,20 +83,18 @@ SQUARES = 11
 # ------------------------------------------------------------------------------------------------ products
 
 
-@primitive("viiiiipipipipipii")
+@primitive("viiiiipipipipqpii")
 def product(
     form, n_vectors, first, end, n_terms, A, a_next, B, b_next, C, c_next, bias, activation, below, begins, ends
 ):
     """Rows of a forward or backward product, C[r, :] = sum_k A[r, k] B[k, :], and what is done to a tile of them."""
     if ends == 0:
-        bias, activation = null(bias), Activation.IDENTITY.value
-    row = first
+        bias, activation = null(bias), null(activation)
+    row, code = first, code_of(activation)
     while row < end:
         n_rows = tile_rows(end - row)
-        _product_tile(
-            form, n_rows, n_vectors, row, n_terms, A, a_next, B, b_next, C, c_next, bias, activation, below, begins
-        )
-        if activation > Activation.RELU:
+        _product_tile(form, n_rows, n_vectors, row, n_terms, A, a_next, B, b_next, C, c_next, bias, code, below, begins)
+        if code > Activation.RELU:
             _finish_product(form, n_rows, n_vectors, row, C, c_next, activation, below)
         row += n_rows
 
@@ -107,13 +108,15 @@ def tile_rows(remaining):
 @inlined
 def _finish_product(form, n_rows, n_vectors, row, C, c_next, activation, below):
     """Activation, or the derivative of the one below, where that needs more than a comparison."""
-    vector = lanes(C)
+    vector, code, beta, at_zero = lanes(C), code_of(activation), beta_of(activation), at_zero_of(activation)
     c_row = c_next if form == FEW_ROWS else TILE_VECTORS * vector
     for r in range(row, row + n_rows):
         for here in range(r * c_row, r * c_row + n_vectors * vector, vector):
             z = load_whole(C, here)
-            z = act(activation, z) if is_null(below) else times_derivative(activation, load_whole(below, here), z)
-            store_whole(C, here, z)
+            if is_null(below):
+                store_whole(C, here, act(code, beta, z))
+            else:
+                store_whole(C, here, times_derivative(code, beta, at_zero, load_whole(below, here), z))
 
 
 @intrinsic

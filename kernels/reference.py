@@ -17,7 +17,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import NONE, Activation, Buffers, Loss, Op, Optimizer, Source
+from .contract import (
+    ACTIVATION,
+    IN_TABLES,
+    NONE,
+    SELU_ALPHA,
+    SELU_SCALE,
+    Activation,
+    Buffers,
+    Loss,
+    Op,
+    Optimizer,
+    Source,
+)
 
 Array = NDArray[Any]
 
@@ -135,7 +147,7 @@ def gather_classes(classes: Array, order: Array, out: Array, n_threads: int = 1)
 
 
 def linear_forward(
-    a_prev: Array, W: Array, b: Array, activation: int, a: Array, saved: Array, scratch: Array, n_threads: int = 1
+    a_prev: Array, W: Array, b: Array, activation: Array, a: Array, scratch: Array, n_threads: int = 1
 ) -> None:
     """Forward pass of one layer: z = a_prev W + b, a = act(z).
 
@@ -144,13 +156,13 @@ def linear_forward(
     a_prev : ndarray of shape (B, I), dtype T
     W : ndarray of shape (I, O), dtype T
     b : ndarray of shape (O,), or (0,) for a layer without bias, dtype T
-    activation : int
-        An `Activation`: identity z; ReLU max(0, z); logistic 1 / (1 + exp(-z)); tanh z; softmax
-        exp(z_k - max z) / sum_j exp(z_j - max z); exp z.
+    activation : ndarray of shape (1,), dtype `ACTIVATION`
+        Identity z; ReLU max(0, z); logistic 1 / (1 + exp(-z)); tanh z; exp z; softmax
+        exp(z_k - max z) / sum_j exp(z_j - max z); leaky ReLU z if z > 0 else beta z; ELU z if z > 0 else
+        beta (exp(z) - 1); SELU, ELU with constants of its own; softplus log(1 + exp(z)); sign; GELU z Phi(z), Phi the
+        normal distribution; SiLU z / (1 + exp(-z)); ReLU with a derivative of one's own at 0; and custom ones.
     a : ndarray of shape (B, O), dtype T
         Written.
-    saved : ndarray of shape (0,), dtype uint8
-        What the activation's derivative needs beside ``a``; none of the activations above needs anything.
     scratch : ndarray, dtype T
         Private workspace of at least ``scratch_size(I, O, B)`` elements.
     n_threads : int
@@ -164,11 +176,36 @@ def linear_forward(
         a += a_prev[:, i, None] * W[i]
     if b.size:
         a += b
-    _activate(a, activation)
+    a[...] = _act(a, activation[0])
+
+
+def activate(z: Array, activation: Array, a: Array, saved: Array, n_threads: int = 1) -> None:
+    """Activation alone: a = act(z), and, where it has to be kept, its derivative act'(z).
+
+    Parameters
+    ----------
+    z : ndarray of shape (B, O), dtype T
+        Pre-activations.
+    activation : ndarray of shape (1,), dtype `ACTIVATION`
+        As for `linear_forward`, but for softmax.
+    a : ndarray of shape (B, O), dtype T
+        Written.
+    saved : ndarray of shape (B, O), or (0, O) where nothing is to be kept, dtype T
+        Written: act'(z). `activation_delta` and `backprop_delta` take it for the activations from GELU on.
+    n_threads : int
+
+    Notes
+    -----
+    Cheng table 1, Book 4.3, P&P (4)(7), Porr (23). P&P call ReLU discontinuous at 0; its derivative is. What ReLU'(0)
+    is, is a choice: 0 (Cheng, Book 4.5.1), 1 (SE's answer, Book 4.4), anything between (Porr: "one needs to decide").
+    """
+    if saved.size:
+        saved[...] = _derivative(z, activation[0])
+    a[...] = _act(z, activation[0])
 
 
 def output_delta(
-    a: Array, y: Array, sample_weight: Array, activation: int, loss: int, delta: Array, n_threads: int = 1
+    a: Array, y: Array, sample_weight: Array, activation: Array, loss: int, delta: Array, n_threads: int = 1
 ) -> float:
     """Loss of a batch and its derivative by the pre-activation: delta = w d loss / d z.
 
@@ -179,8 +216,9 @@ def output_delta(
     y : ndarray of shape (B, O), dtype T
         Targets.
     sample_weight : ndarray of shape (B,), or (0,) where all weigh 1, dtype T
-    activation : int
-        The output's `Activation`.
+    activation : ndarray of shape (1,), dtype `ACTIVATION`
+        The output's. Identity stands for any other whose derivative `activation_delta` brings in: delta is then
+        w d loss / d a.
     loss : int
         A `Loss` of one sample. Squared error: sum_k (a_k - y_k)^2 / 2, with any activation.
         Cross-entropy (softmax): -sum_k y_k log a_k. Binary cross-entropy (logistic):
@@ -203,21 +241,44 @@ def output_delta(
     np.subtract(a, y, out=delta)
     if loss == Loss.SQUARED_ERROR:
         per_sample = 0.5 * np.square(delta, dtype=np.float64).sum(axis=1)
-        _through_activation(a, activation, delta)
+        _through_activation(a, activation[0], delta)
     else:
         per_sample = _log_loss(a, y, loss)
+        if activation["code"][0] == Activation.IDENTITY:
+            delta[...] = _loss_derivative(a, y, loss)
     if sample_weight.size:
         per_sample = per_sample * sample_weight
         delta *= sample_weight[:, None]
     return float(per_sample.sum())
 
 
+def activation_delta(a: Array, activation: Array, delta: Array, n_threads: int = 1) -> None:
+    """Hadamard product alone: delta = delta (Hadamard) act'(z), from d loss / d a to d loss / d z.
+
+    Parameters
+    ----------
+    a : ndarray of shape (B, O), dtype T
+        Activations; for the activations from GELU on the derivative that `activate` kept.
+    activation : ndarray of shape (1,), dtype `ACTIVATION`
+        In terms of a: identity 1; ReLU 1 where a > 0 else 0; logistic a (1 - a); tanh 1 - a^2; exp a; leaky ReLU 1
+        where a > 0, ``at_zero`` where a = 0, else beta; ELU 1 where a > 0 else a + beta; SELU likewise; softplus
+        1 - exp(-a); sign 0. Softmax by its full Jacobian, a_i ((i = j) - a_j).
+    delta : ndarray of shape (B, O), dtype T
+        Updated in place.
+    n_threads : int
+
+    Notes
+    -----
+    P&P (10), Cheng (8b) and table 1, SE 2, Book 4.3.
+    """
+    _through_activation(a, activation[0], delta)
+
+
 def backprop_delta(
     delta: Array,
     W: Array,
     a_prev: Array,
-    activation: int,
-    saved: Array,
+    activation: Array,
     delta_prev: Array,
     scratch: Array,
     n_threads: int = 1,
@@ -230,14 +291,13 @@ def backprop_delta(
     W : ndarray of shape (I, O), dtype T
         The weights from before the step's update.
     a_prev : ndarray of shape (B, I), dtype T
-        Activations of the layer below.
-    activation : int
-        `Activation` of the layer below; its derivative in terms of a: identity 1, ReLU 1 where a > 0 else 0,
-        logistic a (1 - a), tanh 1 - a^2.
-    saved : ndarray, dtype uint8
-        As the forward pass of the layer below left it.
+        Activations of the layer below; for the activations from GELU on the derivative that `activate` kept.
+    activation : ndarray of shape (1,), dtype `ACTIVATION`
+        That of the layer below; derivatives as in `activation_delta`.
     delta_prev : ndarray of shape (B, I), dtype T
         Written.
+    scratch : ndarray, dtype T
+        As for `linear_forward`.
     n_threads : int
 
     Notes
@@ -246,7 +306,7 @@ def backprop_delta(
     twice; Porr (22) leaves the derivative at v_i out of its sum.
     """
     np.matmul(delta, W.T, out=delta_prev)
-    _through_activation(a_prev, activation, delta_prev)
+    _through_activation(a_prev, activation[0], delta_prev)
 
 
 def linear_grad(
@@ -427,7 +487,7 @@ def train_steps(
     batch_size : int
         B above.
     buffers : Buffers
-        ``params``, ``m``, ``v`` are updated in place; ``grads``, ``work``, ``saved`` and ``scratch`` are overwritten.
+        ``params``, ``m``, ``v`` are updated in place; ``grads``, ``work`` and ``scratch`` are overwritten.
     losses : ndarray of shape (3,), dtype float64
         Added to: the samples' losses and the L2 penalty, both times ``loss_scale`` of their step, and the number of
         steps done.
@@ -449,12 +509,17 @@ def train_steps(
                 if row["finite"] == 1 and not np.isfinite(layer.a).all():
                     return
             elif row["op"] == Op.LINEAR_FORWARD:
-                weights = layer.W, layer.b
-                linear_forward(layer.a_prev, *weights, row["activation"], layer.a, layer.saved, buffers.scratch)
+                weights = layer.W, layer.b, _activation(row)
+                linear_forward(layer.a_prev, *weights, layer.a, buffers.scratch)
+            elif row["op"] == Op.ACTIVATE:
+                activate(layer.z, _activation(row), layer.a, layer.saved)
             elif row["op"] == Op.OUTPUT_DELTA:
-                data_loss += output_delta(layer.a, layer.y, layer.weight, row["activation"], row["loss"], layer.delta)
+                outputs = layer.a, layer.y, layer.weight
+                data_loss += output_delta(*outputs, _activation(row), row["loss"], layer.delta)
+            elif row["op"] == Op.ACTIVATION_DELTA:
+                activation_delta(layer.z, _activation(row), layer.delta)
             elif row["op"] == Op.BACKPROP_DELTA:
-                below = layer.a_prev, row["activation"], layer.saved, layer.delta_prev
+                below = layer.a_prev, _activation(row), layer.delta_prev
                 backprop_delta(layer.delta, layer.W, *below, buffers.scratch)
             elif row["op"] == Op.LINEAR_GRAD:
                 gradient = layer.W, layer.grad_W, layer.grad_b
@@ -483,7 +548,7 @@ def predict(plan: Array, order: Array, batch_size: int, buffers: Buffers, out: A
     batch_size : int
         How many rows go through the network together; the result does not depend on it.
     buffers : Buffers
-        ``work``, ``saved`` and ``scratch`` are overwritten.
+        ``work`` and ``scratch`` are overwritten.
     out : ndarray of shape (k, O), dtype T
         Written.
     n_threads : int
@@ -494,8 +559,9 @@ def predict(plan: Array, order: Array, batch_size: int, buffers: Buffers, out: A
             layer = _Layer(row, buffers, len(batch))
             a = out[start : start + batch_size] if row["a"] == NONE else layer.a
             if row["op"] == Op.LINEAR_FORWARD:
-                weights = layer.W, layer.b, row["activation"]
-                linear_forward(layer.a_prev, *weights, a, layer.saved, buffers.scratch)
+                linear_forward(layer.a_prev, layer.W, layer.b, _activation(row), a, buffers.scratch)
+            elif row["op"] == Op.ACTIVATE:
+                activate(layer.z, _activation(row), a, layer.saved)
             else:
                 _gather(row, buffers, batch, a)
 
@@ -505,7 +571,7 @@ def predict_rows(layers: Array, X: Array, params: Array, scratch: Array, out: Ar
 
     Parameters
     ----------
-    layers : ndarray of shape (n_layers, 5), dtype int64
+    layers : ndarray of shape (n_layers, 8), dtype int64
         A row for each layer, with the columns `fastbp.kernels.contract.LAYER`.
     X : ndarray of shape (n * I,), dtype T
         Samples, one behind the other.
@@ -518,11 +584,12 @@ def predict_rows(layers: Array, X: Array, params: Array, scratch: Array, out: Ar
         The operation runs on one.
     """
     a = X.reshape(-1, layers[0, 0])
-    for n_in, n_out, at_W, at_b, activation in layers.tolist():
+    for layer in layers:
+        n_in, n_out, at_W, at_b = layer[:4].tolist()
         W = params[at_W : at_W + n_in * n_out].reshape(n_in, n_out)
         b = params[at_b : at_b + n_out] if at_b != NONE else params[:0]
         a_prev, a = a, np.empty((len(a), n_out), params.dtype)
-        linear_forward(a_prev, W, b, activation, a, scratch[:0], scratch)
+        linear_forward(a_prev, W, b, layer[4:].view(ACTIVATION), a, scratch)
     out[:] = a.ravel()
 
 
@@ -541,12 +608,13 @@ class _Layer:
         if row["op"] == Op.OPTIMIZER_STEP:
             return
         self.a_prev = view(buffers.work, "a_prev", n_rows, n_in)
+        self.z = view(buffers.work, "a_prev", n_rows, n_out)
         self.a = view(buffers.work, "a", n_rows, n_out)
         self.y = view(buffers.work, "y", n_rows, n_out)
         self.weight = view(buffers.work, "weight", n_rows)
         self.delta = view(buffers.work, "delta", n_rows, n_out)
         self.delta_prev = view(buffers.work, "delta_prev", n_rows, n_in)
-        self.saved = view(buffers.saved, "saved", 0)
+        self.saved = view(buffers.work, "saved", n_rows, n_out)
         self.W, self.b = view(buffers.params, "W", n_in, n_out), view(buffers.params, "b", n_out)
         self.grad_W, self.grad_b = view(buffers.grads, "W", n_in, n_out), view(buffers.grads, "b", n_out)
         self.m_W, self.m_b = view(buffers.m, "W", n_in, n_out), view(buffers.m, "b", n_out)
@@ -574,35 +642,90 @@ def _optimizer_step(optimizer: int, step: Array, grad: Array, param: Array, m: A
         adam_step(grad, step, param, m, v)
 
 
-def _activate(z: Array, activation: int) -> None:
-    """Turn z into a = act(z), in place."""
-    with np.errstate(over="ignore"):
-        if activation == Activation.RELU:
-            np.maximum(z, 0, out=z)
-        elif activation == Activation.LOGISTIC:
-            z[...] = 1 / (1 + np.exp(-z))
-        elif activation == Activation.TANH:
-            np.tanh(z, out=z)
-        elif activation == Activation.SOFTMAX:
-            np.exp(z - z.max(axis=1, keepdims=True), out=z)
-            z /= z.sum(axis=1, keepdims=True)
-        elif activation == Activation.EXP:
-            np.exp(z, out=z)
+def _activation(row: Any) -> Array:
+    """Return the activation of a plan's row."""
+    return np.array([tuple(row[name] for name in IN_TABLES)], ACTIVATION)
 
 
-def _through_activation(a: Array, activation: int, delta: Array) -> None:
+def _act(z: Array, activation: Any) -> Array:
+    """Return act(z)."""
+    code, beta = activation["code"], float(activation["parameter"])
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if code in (Activation.RELU, Activation.RELU_AT_ZERO):
+            return np.maximum(z, 0)
+        if code == Activation.LOGISTIC:
+            return 1 / (1 + np.exp(-z))
+        if code == Activation.TANH:
+            return np.tanh(z)
+        if code == Activation.SOFTMAX:
+            exp = np.exp(z - z.max(axis=1, keepdims=True))
+            return exp / exp.sum(axis=1, keepdims=True)
+        if code == Activation.EXP:
+            return np.exp(z)
+        if code == Activation.LEAKY_RELU:
+            return np.where(z > 0, z, beta * z)
+        if code == Activation.ELU:
+            return np.where(z > 0, z, beta * np.expm1(z))
+        if code == Activation.SELU:
+            return SELU_SCALE * np.where(z > 0, z, SELU_ALPHA * np.expm1(z))
+        if code == Activation.SOFTPLUS:
+            return np.logaddexp(z, np.zeros_like(z))
+        if code == Activation.SIGN:
+            return np.sign(z)
+        if code == Activation.GELU:
+            return np.where(z == -np.inf, 0, z * _normal(z))
+        if code == Activation.SILU:
+            return np.where(z == -np.inf, 0, z / (1 + np.exp(-z)))
+    return z
+
+
+def _normal(z: Array) -> Array:
+    """Return Phi(z), the distribution function of N(0, 1)."""
+    from scipy.special import ndtr
+
+    return ndtr(z)
+
+
+def _derivative(z: Array, activation: Any) -> Array:
+    """Return act'(z)."""
+    code = activation["code"]
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if code == Activation.GELU:
+            return _normal(z) + np.where(np.isinf(z), 0, z * np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi))
+        if code == Activation.SILU:
+            p = 1 / (1 + np.exp(-z))
+            return p + np.where(np.isinf(z), 0, z * p * (1 - p))
+    if code == Activation.RELU_AT_ZERO:
+        return np.where(z == 0, float(activation["at_zero"]), np.where(z > 0, 1, z * 0))
+    derivative = np.ones_like(z)
+    _through_activation(_act(z, activation), activation, derivative)
+    return derivative
+
+
+def _through_activation(a: Array, activation: Any, delta: Array) -> None:
     """Turn d loss / d a into d loss / d z, in place."""
-    if activation == Activation.RELU:
+    code, beta = activation["code"], float(activation["parameter"])
+    if code == Activation.RELU:
         delta[a == 0] = 0
-    elif activation == Activation.LOGISTIC:
+    elif code == Activation.LOGISTIC:
         delta *= a * (1 - a)
-    elif activation == Activation.TANH:
+    elif code == Activation.TANH:
         delta *= 1 - a * a
-    elif activation == Activation.SOFTMAX:
+    elif code == Activation.SOFTMAX:
         delta -= (delta * a).sum(axis=1, keepdims=True)
         delta *= a
-    elif activation == Activation.EXP:
+    elif code == Activation.EXP or code >= Activation.GELU:
         delta *= a
+    elif code == Activation.LEAKY_RELU:
+        delta *= np.where(a > 0, 1, np.where(a == 0, float(activation["at_zero"]), beta))
+    elif code == Activation.ELU:
+        delta *= np.where(a > 0, 1, a + beta)
+    elif code == Activation.SELU:
+        delta *= np.where(a > 0, SELU_SCALE, a + SELU_SCALE * SELU_ALPHA)
+    elif code == Activation.SOFTPLUS:
+        delta *= -np.expm1(-a)
+    elif code == Activation.SIGN:
+        delta *= 0
 
 
 def _log_loss(a: Array, y: Array, loss: int) -> Array:
@@ -614,6 +737,18 @@ def _log_loss(a: Array, y: Array, loss: int) -> Array:
     if loss == Loss.CROSS_ENTROPY:
         return -_xlogy(y, p).sum(axis=1, dtype=np.float64)
     return -(_xlogy(y, p) + _xlogy(1 - y, 1 - p)).sum(axis=1, dtype=np.float64)
+
+
+def _loss_derivative(a: Array, y: Array, loss: int) -> Array:
+    """Return d loss / d a, of the clipped probability."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if loss == Loss.POISSON:
+            return 1 - np.where(y == 0, 0, y / a)
+        eps = np.finfo(a.dtype).eps
+        p = np.clip(a, eps, 1 - eps)
+        if loss == Loss.CROSS_ENTROPY:
+            return np.where(y == 0, 0, -y / p)
+        return (p - y) / (p * (1 - p))
 
 
 def _xlogy(x: Array, y: Array) -> Array:

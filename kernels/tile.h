@@ -195,6 +195,7 @@ static INLINE REAL largest_lane(vec x) {
 #define product_tile JOIN(product_tile, REAL)
 #define product_of JOIN(product_of, REAL)
 #define product JOIN(product, REAL)
+#define derived JOIN(derived, REAL)
 #define finish_product JOIN(finish_product, REAL)
 
 /* Samples that lie side by side in a panel, those that are there and those that are not. */
@@ -214,6 +215,10 @@ static INLINE REAL largest_lane(vec x) {
     for (; row < end; row++)                                                                                           \
         TILE(1);
 
+static INLINE vec derived(const Activation *f, vec a, vec delta) {
+    return times_derivative((int)f->code, (REAL)f->parameter, (REAL)f->at_zero, a, delta);
+}
+
 /* Bias and activation, or the derivative of the activation below, where that needs more than a comparison. */
 static void finish_product(ptrdiff_t n_rows, ptrdiff_t n_vectors, const Product *p, ptrdiff_t row, ptrdiff_t c_row) {
     for (ptrdiff_t r = row; r < row + n_rows; r++)
@@ -221,9 +226,9 @@ static void finish_product(ptrdiff_t n_rows, ptrdiff_t n_vectors, const Product 
             const ptrdiff_t here = r * c_row + v * LANES;
             REAL *c = (REAL *)p->C + here;
             if (p->below)
-                store(c, times_derivative(p->activation, load((const REAL *)p->below + here), load(c)));
+                store(c, derived(&p->activation, load((const REAL *)p->below + here), load(c)));
             else
-                store(c, act(p->activation, load(c)));
+                store(c, act((int)p->activation.code, (REAL)p->activation.parameter, load(c)));
         }
 }
 
@@ -260,11 +265,11 @@ static INLINE void product_tile(const int form, const int n_rows, const int n_ve
             vec z = sums[r][v];
             if (bias)
                 z += form == FEW_ROWS ? load(bias + v * LANES) : splat(bias[row + r]);
-            if (p->activation == RELU)
-                z = below ? times_derivative(RELU, load(below + first + here), z) : act(RELU, z);
+            if (p->activation.code == RELU)
+                z = below ? times_derivative(RELU, 0, 0, load(below + first + here), z) : act(RELU, 0, z);
             store(C + here, z);
         }
-    if (p->activation != RELU && p->activation != IDENTITY)
+    if (p->activation.code != RELU && p->activation.code != IDENTITY)
         finish_product(n_rows, n_vectors, p, row, c_row);
 }
 
@@ -272,7 +277,7 @@ static INLINE void product_of(const int form, const int n_vectors, const Product
     Product fixed = *p; /* the stores cannot change it */
     ptrdiff_t row = fixed.first;
     if (!fixed.ends)
-        fixed.bias = NULL, fixed.activation = IDENTITY;
+        fixed.bias = NULL, fixed.activation.code = IDENTITY;
 #define TILE(rows) product_tile(form, rows, n_vectors, &fixed, row)
     EACH_TILE(TILE, row, fixed.end)
 #undef TILE
@@ -545,33 +550,64 @@ static void add_outer_forward(ptrdiff_t n_listed, const int32_t *list, double sc
 
 /* --------------------------------------------------------------------------------------------- activations */
 
+#define activate_of JOIN(activate_of, REAL)
 #define activate_row JOIN(activate_row, REAL)
-#define activate JOIN(activate, REAL)
 #define row_vector JOIN(row_vector, REAL)
 #define softmax JOIN(softmax, REAL)
 #define softmax_panel JOIN(softmax_panel, REAL)
 #define derive JOIN(derive, REAL)
 #define through_activation JOIN(through_activation, REAL)
+#define through_softmax JOIN(through_softmax, REAL)
+#define through_softmax_panel JOIN(through_softmax_panel, REAL)
 
-static INLINE void activate_row(const int activation, ptrdiff_t n, const REAL *sums, const REAL *b, REAL *a) {
+static INLINE void activate_of(const int code, ptrdiff_t n, const REAL *sums, const REAL *b, const Activation *f, REAL *a,
+                                REAL *saved) {
     for (ptrdiff_t j = 0; j < n; j += LANES) {
-        vec z = load(sums + j);
+        vec z = load_part(sums + j, n - j), derivative;
         if (b)
             z += load_part(b + j, n - j);
-        store_part(a + j, n - j, act(activation, z));
+        if (code < GELU || saved == NULL) {
+            store_part(a + j, n - j, act(code, (REAL)f->parameter, z));
+        } else {
+            store_part(a + j, n - j, keep_derivative(code, (REAL)f->parameter, (REAL)f->at_zero, z, &derivative));
+            store_part(saved + j, n - j, derivative);
+        }
     }
 }
 
-#define EACH_ACTIVATION(ACTIVATION)                                                                                    \
-    ACTIVATION(IDENTITY) ACTIVATION(RELU) ACTIVATION(LOGISTIC) ACTIVATION(TANH) ACTIVATION(SOFTMAX) ACTIVATION(EXP)
+static INLINE void derive(const int code, ptrdiff_t n, const REAL *a, const Activation *f, REAL *delta) {
+    for (ptrdiff_t j = 0; j < n; j += LANES)
+        store_part(delta + j, n - j,
+                   times_derivative(code, (REAL)f->parameter, (REAL)f->at_zero, load_part(a + j, n - j),
+                                    load_part(delta + j, n - j)));
+}
 
-#define ACTIVATE(activation)                                                                                           \
-    case activation:                                                                                                   \
-        activate_row(activation, n, sums, b, a);                                                                       \
+#define EACH_ACTIVATION(ACTIVATION)                                                                                    \
+    ACTIVATION(IDENTITY) ACTIVATION(RELU) ACTIVATION(LOGISTIC) ACTIVATION(TANH) ACTIVATION(SOFTMAX) ACTIVATION(EXP)    \
+    ACTIVATION(LEAKY_RELU) ACTIVATION(ELU) ACTIVATION(SELU) ACTIVATION(SOFTPLUS) ACTIVATION(SIGN) ACTIVATION(GELU)     \
+    ACTIVATION(SILU) ACTIVATION(RELU_AT_ZERO)
+
+#define DERIVE(code)                                                                                                   \
+    case code:                                                                                                         \
+        derive(code, n, a, activation, delta);                                                                         \
         break;
 
-static void activate(ptrdiff_t n, const void *sums, const void *b, int activation, void *a) {
-    switch (activation) { EACH_ACTIVATION(ACTIVATE) }
+static void through_activation(ptrdiff_t n, const void *a, const Activation *activation, void *delta) {
+    switch (activation->code) { EACH_ACTIVATION(DERIVE) }
+}
+
+#define ACTIVATE(code)                                                                                                 \
+    case code:                                                                                                         \
+        activate_of(code, n, sums, b, activation, a, saved);                                                          \
+        break;
+
+static void activate_row(ptrdiff_t n, const void *sums, const void *b, const Activation *activation, void *a, void *saved) {
+    switch (activation->code) { EACH_ACTIVATION(ACTIVATE) }
+    if (saved && activation->code < GELU) { /* derivatives by hand */
+        for (ptrdiff_t j = 0; j < n; j += LANES)
+            store_part((REAL *)saved + j, n - j, splat(1));
+        through_activation(n, a, activation, saved);
+    }
 }
 
 /* The vector of a row that begins at j: whole if the row is filled up, and with its filling set to `fill`. */
@@ -621,25 +657,36 @@ static void softmax_panel(ptrdiff_t n, ptrdiff_t width, void *panel) {
     }
 }
 
-static INLINE void derive(const int activation, ptrdiff_t n, const REAL *a, REAL *delta) {
+/* delta_i = a_i (delta_i - sum_j delta_j a_j). */
+static void through_softmax(ptrdiff_t n, int padded, const void *row, void *error) {
+    const REAL *a = row;
+    REAL *delta = error;
+    vec products = splat(0);
     for (ptrdiff_t j = 0; j < n; j += LANES)
-        store_part(delta + j, n - j,
-                   times_derivative(activation, load_part(a + j, n - j), load_part(delta + j, n - j)));
+        products += row_vector(a, j, n, padded, 0) * row_vector(delta, j, n, padded, 0);
+    const vec mean = splat(sum_lanes(products));
+    for (ptrdiff_t j = 0; j < n; j += LANES)
+        store_part(delta + j, padded ? LANES : n - j,
+                   (row_vector(delta, j, n, padded, 0) - mean) * row_vector(a, j, n, padded, 0));
 }
 
-#define DERIVE(activation)                                                                                             \
-    case activation:                                                                                                   \
-        derive(activation, n, a, delta);                                                                               \
-        break;
-
-static void through_activation(ptrdiff_t n, const void *a, int activation, void *delta) {
-    switch (activation) { EACH_ACTIVATION(DERIVE) }
+static void through_softmax_panel(ptrdiff_t n, ptrdiff_t width, const void *panel, void *errors) {
+    for (ptrdiff_t r = 0; r < width; r += LANES) {
+        const REAL *a = (const REAL *)panel + r;
+        REAL *delta = (REAL *)errors + r;
+        vec mean = splat(0);
+        for (ptrdiff_t here = 0; here < n * PITCH; here += PITCH)
+            mean += load(a + here) * load(delta + here);
+        for (ptrdiff_t here = 0; here < n * PITCH; here += PITCH)
+            store(delta + here, (load(delta + here) - mean) * load(a + here));
+    }
 }
 
 /* -------------------------------------------------------------------------------------------------- losses */
 
 #define margin JOIN(margin, REAL)
 #define losses JOIN(losses, REAL)
+#define loss_derivative JOIN(loss_derivative, REAL)
 #define output_row_of JOIN(output_row_of, REAL)
 #define output_row JOIN(output_row, REAL)
 #define log_losses JOIN(log_losses, REAL)
@@ -667,23 +714,35 @@ static INLINE vec losses(const int loss, vec a, vec y) {
     return sum;
 }
 
-static INLINE double output_row_of(const int loss, ptrdiff_t n, int padded, int activation, const REAL *a,
-                                   const REAL *y, REAL weight, REAL *delta) {
-    vec total = splat(0), products = splat(0);
-    for (ptrdiff_t j = 0; j < n; j += LANES) {
-        const vec a_j = row_vector(a, j, n, padded, 1), y_j = row_vector(y, j, n, padded, 1), d = a_j - y_j;
-        total += first_lanes(losses(loss, a_j, y_j), n - j, 0);
-        products += d * a_j;
-        store_part(delta + j, padded ? LANES : n - j, weight * d);
+/* d loss / d a, of the clipped probability. */
+static INLINE vec loss_derivative(const int loss, vec a, vec y) {
+    const vec p = between(margin, a, 1 - margin);
+    switch (loss) {
+    case CROSS_ENTROPY:
+        return choose(y == 0, splat(0), -y / p);
+    case BINARY_CROSS_ENTROPY:
+        return (p - y) / (p * (1 - p));
+    case POISSON:
+        return 1 - choose(y == 0, splat(0), y / a);
+    default:
+        return a - y;
     }
-    if (loss == SQUARED_ERROR && activation == SOFTMAX) { /* its Jacobian is a_i ((i = j) - a_j) */
-        const vec mean = splat(sum_lanes(products));
-        for (ptrdiff_t j = 0; j < n; j += LANES) {
-            const vec a_j = row_vector(a, j, n, padded, 0), d = a_j - row_vector(y, j, n, padded, 0);
-            store_part(delta + j, padded ? LANES : n - j, weight * ((d - mean) * a_j));
-        }
-    } else if (loss == SQUARED_ERROR)
-        through_activation(n, a, activation, delta);
+}
+
+static INLINE double output_row_of(const int loss, ptrdiff_t n, int padded, const Activation *f, const REAL *a,
+                                   const REAL *y, REAL weight, REAL *delta) {
+    const int by_output = f->code == IDENTITY;
+    vec total = splat(0);
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        const vec a_j = row_vector(a, j, n, padded, 1), y_j = row_vector(y, j, n, padded, 1);
+        total += first_lanes(losses(loss, a_j, y_j), n - j, 0);
+        store_part(delta + j, padded ? LANES : n - j,
+                   weight * first_lanes(by_output ? loss_derivative(loss, a_j, y_j) : a_j - y_j, n - j, 0));
+    }
+    if (loss == SQUARED_ERROR && f->code == SOFTMAX)
+        through_softmax(n, padded, a, delta);
+    else if (loss == SQUARED_ERROR)
+        through_activation(n, a, f, delta);
     return (double)weight * sum_lanes(total);
 }
 
@@ -693,8 +752,8 @@ static INLINE double output_row_of(const int loss, ptrdiff_t n, int padded, int 
     case loss:                                                                                                         \
         return output_row_of(loss, n, padded, activation, a, y, (REAL)weight, delta);
 
-static double output_row(ptrdiff_t n, int padded, int activation, int loss, const void *a, const void *y, double weight,
-                         void *delta) {
+static double output_row(ptrdiff_t n, int padded, const Activation *activation, int loss, const void *a, const void *y,
+                         double weight, void *delta) {
     switch (loss) { EACH_LOSS(OUTPUT_ROW) }
     return 0;
 }
@@ -704,37 +763,34 @@ static void log_losses(ptrdiff_t n, const void *p, void *out) {
         store_part((REAL *)out + j, n - j, losses(CROSS_ENTROPY, load_part((const REAL *)p + j, n - j), splat(1)));
 }
 
-static INLINE double output_panel_of(const int loss, ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, int activation,
+static INLINE double output_panel_of(const int loss, ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, const Activation *f,
                                      const REAL *a, const REAL *y, const REAL *weight, REAL *delta) {
+    const int by_output = f->code == IDENTITY && loss != SQUARED_ERROR;
     double sum = 0;
     for (ptrdiff_t r = 0; r < width; r += LANES) {
         const vec weights = weight ? load(weight + r) : splat(1);
-        vec total = splat(0), mean = splat(0), p = splat(0), ones = splat(0), others = splat(0);
+        vec total = splat(0), p = splat(0), ones = splat(0), others = splat(0);
         for (ptrdiff_t here = r; here < n * PITCH; here += PITCH) {
-            const vec a_j = load(a + here), y_j = load(y + here), d = a_j - y_j, excess = y_j * y_j - y_j;
+            const vec a_j = load(a + here), y_j = load(y + here), excess = y_j * y_j - y_j;
             if (loss != CROSS_ENTROPY)
                 total += losses(loss, a_j, y_j);
             p += y_j * a_j;
             ones += y_j;
             others += excess * excess;
-            mean += d * a_j;
-            store(delta + here, weights * d);
+            store(delta + here, weights * (by_output ? loss_derivative(loss, a_j, y_j) : a_j - y_j));
         }
         if (loss == CROSS_ENTROPY && !any((first_lanes(ones, n_rows - r, 1) != 1) | (others != 0)))
             total = losses(loss, p, splat(1)); /* each sample has one class: one logarithm for all of its outputs */
         else if (loss == CROSS_ENTROPY)
             for (ptrdiff_t here = r; here < n * PITCH; here += PITCH)
                 total += losses(loss, load(a + here), load(y + here));
-        if (loss == SQUARED_ERROR && activation == SOFTMAX)
-            for (ptrdiff_t here = r; here < n * PITCH; here += PITCH) {
-                const vec a_j = load(a + here), d = a_j - load(y + here);
-                store(delta + here, weights * ((d - mean) * a_j));
-            }
         sum += sum_lanes(first_lanes(weights * total, n_rows - r, 0));
     }
-    if (loss == SQUARED_ERROR && activation != SOFTMAX)
+    if (loss == SQUARED_ERROR && f->code == SOFTMAX)
+        through_softmax_panel(n, width, a, delta);
+    else if (loss == SQUARED_ERROR)
         for (ptrdiff_t j = 0; j < n; j++)
-            through_activation(width, a + j * PITCH, activation, delta + j * PITCH);
+            through_activation(width, a + j * PITCH, f, delta + j * PITCH);
     return sum;
 }
 
@@ -742,8 +798,8 @@ static INLINE double output_panel_of(const int loss, ptrdiff_t n, ptrdiff_t widt
     case loss:                                                                                                         \
         return output_panel_of(loss, n, width, n_rows, activation, a, y, weight, delta);
 
-static double output_panel(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, int activation, int loss, const void *a,
-                           const void *y, const void *weight, void *delta) {
+static double output_panel(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, const Activation *activation, int loss,
+                           const void *a, const void *y, const void *weight, void *delta) {
     switch (loss) { EACH_LOSS(OUTPUT_PANEL) }
     return 0;
 }
@@ -790,7 +846,7 @@ static void sum_rows(ptrdiff_t n_vectors, ptrdiff_t n_rows, const void *A, ptrdi
 
 static const Tiles table = {
     LANES,        product,      update,        pack,      unpack,   gather_panel,       scatter_panel,
-    list_nonzero, is_finite,     weighted_rows, row_products, add_outer, add_outer_forward,  activate,  softmax,
-    softmax_panel,               through_activation,          output_row,   log_losses,  output_panel,  output_classes,
-    sum_rows,     apply,
+    list_nonzero, is_finite,     weighted_rows, row_products, add_outer, add_outer_forward,  activate_row,  softmax,
+    softmax_panel, through_activation, through_softmax, through_softmax_panel, output_row, log_losses, output_panel,
+    output_classes, sum_rows,     apply,
 };

@@ -30,6 +30,23 @@ static const double tanh_tail_double[] = {-2.060276537636634e-05, 8.511313685577
                                           -8.863234397814355e-03, 2.1869488493666944e-02, -5.3968253967434016e-02,
                                           1.3333333333332714e-01, -3.333333333333333e-01};
 
+/* exp(x^2) erfc(x) as a polynomial of t = (x - middle) / (x + middle), for x up to `farthest`, where exp(-x^2) is 0. */
+static const float erfc_tail_float[] = {5.5456174e-05f, 2.8529373e-05f, -5.9360516e-04f, 7.1657099e-04f,
+                                        4.2684572e-03f, -2.4394630e-02f, 7.1665935e-02f, -1.5011571e-01f,
+                                        2.4560380e-01f, -3.2623357e-01f, 1.7900115e-01f};
+static const double erfc_tail_double[] = {
+    3.5331834308694778e-12, -1.192359432972162e-09, -3.1415743092983497e-09, 9.719177278798781e-09,
+    2.9248239643626536e-08, -7.380636958107934e-08, -1.8175465091578786e-07, 6.605450384160452e-07,
+    7.477908477767238e-07,  -6.1840040148474335e-06, 3.5839370488379924e-06, 4.789896496650402e-05,
+    -1.524627066817001e-04, -2.5535367649420533e-05, 1.8029624216908552e-03, -8.220621149756831e-03,
+    2.4143223972100038e-02, -5.4802326695266135e-02, 1.0260431203221093e-01, -1.6357189552391527e-01,
+    2.2600806691662123e-01, -2.7342193149542654e-01, 1.4558972127503855e-01};
+static const float erfc_middle_float = 3, erfc_farthest_float = 12;
+static const double erfc_middle_double = 3.75, erfc_farthest_double = 30;
+
+#define SELU_SCALE 1.0507009873554804934
+#define SELU_ALPHA 1.6732632423543772848
+
 /* Adding `shift`, 1.5 * 2^mantissa, rounds to a whole number. ln 2 comes in two parts, the first exact in products with
  * n. Beyond `lowest` and `highest` exp is 0 and infinite. Below `smallest` numbers are subnormal. `root_half` are the bits of sqrt(1/2). */
 #define REDUCTION(REAL, integer)                                                                                       \
@@ -53,10 +70,18 @@ static const REDUCTION(double, integer_double) reduction_double = {
 #define exponential JOIN(exponential, REAL)
 #define logistic JOIN(logistic, REAL)
 #define atanh_tail JOIN(atanh_tail, REAL)
+#define exponential_minus_1 JOIN(exponential_minus_1, REAL)
+#define logarithm_of JOIN(logarithm_of, REAL)
 #define logarithm JOIN(logarithm, REAL)
+#define softplus JOIN(softplus, REAL)
+#define normal JOIN(normal, REAL)
+#define erfc_tail JOIN(erfc_tail, REAL)
+#define erfc_middle JOIN(erfc_middle, REAL)
+#define erfc_farthest JOIN(erfc_farthest, REAL)
 #define tanh_tail JOIN(tanh_tail, REAL)
 #define hyperbolic_tangent JOIN(hyperbolic_tangent, REAL)
 #define act JOIN(act, REAL)
+#define keep_derivative JOIN(keep_derivative, REAL)
 #define times_derivative JOIN(times_derivative, REAL)
 
 /* 2^n for shifted = n + shift: n stands in the low bits and moves into the exponent. */
@@ -96,6 +121,13 @@ static INLINE vec exponential(vec x) {
     return times_power_of_two(((r * r) * p + r) + 1, n);
 }
 
+/* e^x - 1 for x <= 0: 2^n - 1 + 2^n (r + r^2 p(r)), which loses nothing near 0, where n is 0. */
+static INLINE vec exponential_minus_1(vec x) {
+    vec r, p;
+    const vec n = reduce(between(reduction.lowest, x, 0), &r, &p);
+    return times_power_of_two((r * r) * p + r, n) + (times_power_of_two(splat(1), n) - 1);
+}
+
 /* 1 / (1 + e), and then one step of Newton's for what the sum 1 + e lost. */
 static INLINE vec logistic(vec x) {
     const vec e = exponential(-x), sum = 1 + e, inverse = 1 / sum;
@@ -114,6 +146,16 @@ static INLINE vec hyperbolic_tangent(vec x) {
     return as_real(as_bits(choose(y < (REAL)0.55, y * (square * q) + y, large)) | sign);
 }
 
+/* log(2^power (1 + f)) for 1 + f in [sqrt(1/2), sqrt(2)]. */
+static INLINE vec logarithm_of(vec power, vec f) {
+    const vec s = f / (2 + f), s2 = s * s, half = (REAL)0.5 * f * f;
+    vec q = splat(atanh_tail[0]);
+    UNROLL for (size_t k = 1; k < sizeof atanh_tail / sizeof *atanh_tail; k++)
+        q = q * s2 + atanh_tail[k];
+    /* 2 s = f - s f: the largest term, f, enters without an error */
+    return power * reduction.ln2_high + (f - (half - (s * (half + s2 * q) + power * reduction.ln2_low)));
+}
+
 static INLINE vec logarithm(vec x) {
     const bits tiny = x < reduction.smallest;
     const vec scaled = choose(tiny, x * (REAL)((integer)1 << reduction.mantissa), x);
@@ -121,19 +163,37 @@ static INLINE vec logarithm(vec x) {
     const vec f = as_real(as_bits(scaled) - (n << reduction.mantissa)) - 1;
     const vec power = (as_real(n + as_bits(splat(reduction.shift))) - reduction.shift) -
                       choose(tiny, splat((REAL)reduction.mantissa), splat(0));
-    const vec s = f / (2 + f), s2 = s * s, half = (REAL)0.5 * f * f;
-    vec q = splat(atanh_tail[0]);
-    UNROLL for (size_t k = 1; k < sizeof atanh_tail / sizeof *atanh_tail; k++)
-        q = q * s2 + atanh_tail[k];
-    /* 2 s = f - s f: the largest term, f, enters without an error */
-    const vec log = power * reduction.ln2_high + (f - (half - (s * (half + s2 * q) + power * reduction.ln2_low)));
+    const vec log = logarithm_of(power, f);
     return choose(x > 0, choose(x < (REAL)INFINITY, log, x), choose(x == 0, splat(-(REAL)INFINITY), splat((REAL)NAN)));
 }
 
-/* act(z); softmax needs the whole row and comes later. */
-static INLINE vec act(const int activation, vec z) {
-    switch (activation) {
+/* log(1 + e^x) = max(x, 0) + log(1 + e) for e = e^-|x|, of which 1 + e would lose the lower half. */
+static INLINE vec softplus(vec x) {
+    const vec e = exponential(smaller(-x, x));
+    const bits is_large = e > (REAL)0.41421356237309505;
+    return larger(x, splat(0)) + logarithm_of(choose(is_large, splat(1), splat(0)), choose(is_large, (e - 1) / 2, e));
+}
+
+/* Phi(x) = erfc(-x / sqrt(2)) / 2, the distribution function of N(0, 1), and its density. */
+static INLINE vec normal(vec x, vec *density) {
+    const vec e = exponential((REAL)-0.5 * (x * x));
+    const vec y = smaller(splat(erfc_farthest), larger(-x, x) * (REAL)0.70710678118654752440);
+    const vec t = (y - erfc_middle) / (y + erfc_middle);
+    vec q = splat(erfc_tail[0]);
+    UNROLL for (size_t k = 1; k < sizeof erfc_tail / sizeof *erfc_tail; k++)
+        q = q * t + erfc_tail[k];
+    *density = (REAL)0.39894228040143267794 * e;
+    const vec below = (REAL)0.5 * e * q;
+    return choose(x > 0, 1 - below, below);
+}
+
+/* act(z); softmax needs the whole row and comes later. What z times a function of z needs is held in a range where that
+ * function is 0: minus infinity times 0 is no number. */
+static INLINE vec act(const int code, REAL beta, vec z) {
+    vec density;
+    switch (code) {
     case RELU:
+    case RELU_AT_ZERO:
         return choose(z < 0, splat(0), z);
     case LOGISTIC:
         return logistic(z);
@@ -141,21 +201,64 @@ static INLINE vec act(const int activation, vec z) {
         return hyperbolic_tangent(z);
     case EXP:
         return exponential(z);
+    case LEAKY_RELU:
+        return choose(z < 0, beta * z, z);
+    case ELU:
+        return choose(z < 0, beta * exponential_minus_1(z), z);
+    case SELU:
+        return (REAL)SELU_SCALE * choose(z < 0, (REAL)SELU_ALPHA * exponential_minus_1(z), z);
+    case SOFTPLUS:
+        return softplus(z);
+    case SIGN:
+        return choose(z < 0, splat(-1), choose(z > 0, splat(1), z));
+    case GELU:
+        return larger(splat(-2 * erfc_farthest), z) * normal(z, &density);
+    case SILU:
+        return larger(splat(2 * reduction.lowest), z) * logistic(z);
     default:
         return z;
     }
 }
 
-/* delta act'(z), in terms of a = act(z). */
-static INLINE vec times_derivative(const int activation, vec a, vec delta) {
-    switch (activation) {
+/* act(z), and act'(z) of those activations whose outputs do not tell it; for the others it follows from the output. */
+static INLINE vec keep_derivative(const int code, REAL beta, REAL at_zero, vec z, vec *derivative) {
+    const vec a = act(code, beta, z);
+    if (code == GELU) {
+        vec density;
+        const vec p = normal(z, &density);
+        *derivative = p + between(-2 * erfc_farthest, z, 2 * erfc_farthest) * density;
+    } else if (code == SILU) {
+        const vec p = logistic(z);
+        *derivative = p + between(2 * reduction.lowest, z, -2 * reduction.lowest) * (p * (1 - p));
+    } else {
+        *derivative = choose(z > 0, splat(1), choose(z < 0, splat(0), choose(z == 0, splat(at_zero), z)));
+    }
+    return a;
+}
+
+/* delta act'(z), in terms of a = act(z); from GELU on, of the derivative itself. */
+static INLINE vec times_derivative(const int code, REAL beta, REAL at_zero, vec a, vec delta) {
+    switch (code) {
     case RELU:
         return choose(a == 0, splat(0), delta);
     case LOGISTIC:
         return delta * (a * (1 - a));
     case TANH:
         return delta * (1 - a * a);
+    case LEAKY_RELU:
+        return delta * choose(a > 0, splat(1), choose(a == 0, splat(at_zero), splat(beta)));
+    case ELU:
+        return delta * choose(a > 0, splat(1), a + beta);
+    case SELU:
+        return delta * choose(a > 0, splat((REAL)SELU_SCALE), a + (REAL)(SELU_SCALE * SELU_ALPHA));
+    case SOFTPLUS:
+        return delta * -exponential_minus_1(-a);
+    case SIGN:
+        return delta * 0;
     case EXP:
+    case GELU:
+    case SILU:
+    case RELU_AT_ZERO:
         return delta * a;
     default:
         return delta;

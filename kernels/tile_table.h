@@ -15,10 +15,17 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Activation, Loss, Optimizer, PLAN_ROW's NONE and STEP of contract.py; cython_cpu.pyx compares them at import. */
-enum { IDENTITY, RELU, LOGISTIC, TANH, SOFTMAX, EXP };
+/* Activation, Loss, Optimizer, PLAN_ROW's NONE, ACTIVATION and STEP of contract.py; cython_cpu.pyx compares the records at
+ * import. */
+enum { IDENTITY, RELU, LOGISTIC, TANH, SOFTMAX, EXP, LEAKY_RELU, ELU, SELU, SOFTPLUS, SIGN, GELU, SILU, RELU_AT_ZERO };
 enum { SQUARED_ERROR, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, POISSON };
 enum { NONE = -1, SGD, MOMENTUM, NESTEROV, ADAM };
+
+/* An activation function; from GELU on its derivative does not follow from its output. */
+typedef struct {
+    int64_t code, function;
+    double parameter, at_zero;
+} Activation;
 
 typedef struct {
     double grad_scale, loss_scale, l2, keep, rate, momentum, beta_1, beta_2, epsilon, decay;
@@ -49,8 +56,8 @@ typedef struct {
     void *C;
     ptrdiff_t c_next;  /* FEW_ROWS: from row to row */
     const void *bias;  /* added, unless NULL: an element for each row; FEW_ROWS: for each column */
-    int activation;    /* act(z) or, with `below`, times act' in terms of the activations that stand there like C */
-    const void *below; /* NULL in a forward product */
+    Activation activation; /* act(z) or, with `below`, times act' in terms of what stands there like C */
+    const void *below;     /* activations, or kept derivatives; NULL in a forward product */
     int begins, ends;  /* whether the sums begin at 0, or go on from C, and whether they are complete */
 } Product;
 
@@ -146,29 +153,33 @@ typedef struct {
     void (*add_outer_forward)(ptrdiff_t n_listed, const int32_t *list, double scale, const void *x, const void *d,
                               const void *next, void *W, ptrdiff_t n_in, ptrdiff_t n, void *sums);
 
-    /* a = act(sums + b) for a row of n; softmax comes later. */
-    void (*activate)(ptrdiff_t n, const void *sums, const void *b, int activation, void *a);
+    /* a = act(sums + b) for a row of n, and act' to `saved` unless it is NULL; softmax comes later. */
+    void (*activate_row)(ptrdiff_t n, const void *sums, const void *b, const Activation *activation, void *a, void *saved);
 
     /* Turn a row of z into softmax(z), filled up with zeros to whole vectors if it is `padded`; the same for the samples
      * of a panel. */
     void (*softmax)(ptrdiff_t n, int padded, void *z);
     void (*softmax_panel)(ptrdiff_t n, ptrdiff_t width, void *z);
 
-    /* Turn d loss / d a into d loss / d z: delta *= act'(z), in terms of a = act(z). */
-    void (*through_activation)(ptrdiff_t n, const void *a, int activation, void *delta);
+    /* Turn d loss / d a into d loss / d z: delta *= act'(z), in terms of a = act(z), or of what was kept. */
+    void (*through_activation)(ptrdiff_t n, const void *a, const Activation *activation, void *delta);
 
-    /* Loss of one sample, and its delta = d loss / d z, filled up with zeros if rows are `padded`; both times the sample's
-     * weight. Return the loss. */
-    double (*output_row)(ptrdiff_t n, int padded, int activation, int loss, const void *a, const void *y, double weight,
-                         void *delta);
+    /* The same for softmax and its full Jacobian: one sample, and a panel of them. */
+    void (*through_softmax)(ptrdiff_t n, int padded, const void *a, void *delta);
+    void (*through_softmax_panel)(ptrdiff_t n, ptrdiff_t width, const void *a, void *delta);
+
+    /* Loss of one sample, and its delta = d loss / d z (d loss / d a for the identity), filled up with zeros if rows are
+     * `padded`; both times the sample's weight. Return the loss. */
+    double (*output_row)(ptrdiff_t n, int padded, const Activation *activation, int loss, const void *a, const void *y,
+                         double weight, void *delta);
 
     /* out = -log(p): the losses of n samples whose class is the only target. With NONE for a loss output_row leaves them
      * out; its delta is that of a cross-entropy. */
     void (*log_losses)(ptrdiff_t n, const void *p, void *out);
 
     /* Loss and delta for a panel of n_rows samples, weights in a row of `width` or NULL. */
-    double (*output_panel)(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, int activation, int loss, const void *a,
-                           const void *y, const void *weight, void *delta);
+    double (*output_panel)(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, const Activation *activation, int loss,
+                           const void *a, const void *y, const void *weight, void *delta);
 
     /* The same for a cross-entropy whose delta is a - y; numbers of classes stand in place of targets. */
     double (*output_classes)(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, const void *a, const void *classes,

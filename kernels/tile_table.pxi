@@ -4,10 +4,15 @@
 cdef extern from "tile_table.h":
     enum:
         IDENTITY, RELU, LOGISTIC, TANH, SOFTMAX, EXP
+        LEAKY_RELU, ELU, SELU, SOFTPLUS, SIGN, GELU, SILU, RELU_AT_ZERO
         SQUARED_ERROR, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, POISSON
         NONE, SGD, MOMENTUM, NESTEROV, ADAM
         TILE_VECTORS, GRAIN, CACHE_LINE, MOST_FAR
         ALONG_STRIPS, ACROSS_STRIPS, FEW_ROWS, ENTRIES
+
+    ctypedef struct Activation:
+        int64_t code, function
+        double parameter, at_zero
 
     ctypedef struct Step:
         double grad_scale, loss_scale, l2, keep, rate, momentum, beta_1, beta_2, epsilon, decay
@@ -24,7 +29,7 @@ cdef extern from "tile_table.h":
         void* C
         Py_ssize_t c_next
         const void* bias
-        int activation
+        Activation activation
         const void* below
         bint begins, ends
 
@@ -97,18 +102,24 @@ cdef extern from "tile_table.h":
             Py_ssize_t n_listed, const int32_t* list, double scale, const void* x, const void* d, const void* following,
             void* W, Py_ssize_t n_in, Py_ssize_t n, void* sums
         ) noexcept nogil
-        void (*activate)(Py_ssize_t n, const void* sums, const void* b, int activation, void* a) noexcept nogil
+        void (*activate_row)(
+            Py_ssize_t n, const void* sums, const void* b, const Activation* activation, void* a, void* saved
+        ) noexcept nogil
         void (*softmax)(Py_ssize_t n, bint padded, void* z) noexcept nogil
         void (*softmax_panel)(Py_ssize_t n, Py_ssize_t width, void* z) noexcept nogil
-        void (*through_activation)(Py_ssize_t n, const void* a, int activation, void* delta) noexcept nogil
+        void (*through_activation)(
+            Py_ssize_t n, const void* a, const Activation* activation, void* delta
+        ) noexcept nogil
+        void (*through_softmax)(Py_ssize_t n, bint padded, const void* a, void* delta) noexcept nogil
+        void (*through_softmax_panel)(Py_ssize_t n, Py_ssize_t width, const void* a, void* delta) noexcept nogil
         double (*output_row)(
-            Py_ssize_t n, bint padded, int activation, int loss, const void* a, const void* y, double weight,
-            void* delta
+            Py_ssize_t n, bint padded, const Activation* activation, int loss, const void* a, const void* y,
+            double weight, void* delta
         ) noexcept nogil
         void (*log_losses)(Py_ssize_t n, const void* p, void* out) noexcept nogil
         double (*output_panel)(
-            Py_ssize_t n, Py_ssize_t width, Py_ssize_t n_rows, int activation, int loss, const void* a, const void* y,
-            const void* weight, void* delta
+            Py_ssize_t n, Py_ssize_t width, Py_ssize_t n_rows, const Activation* activation, int loss, const void* a,
+            const void* y, const void* weight, void* delta
         ) noexcept nogil
         double (*output_classes)(
             Py_ssize_t n, Py_ssize_t width, Py_ssize_t n_rows, const void* a, const void* classes, const void* weight,

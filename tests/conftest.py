@@ -17,7 +17,7 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, BaseOpt
 import fastbp
 from fastbp import kernels
 
-pytest.register_assert_rewrite("operation_checks", "parity", "small_problem")
+pytest.register_assert_rewrite("gradients", "operation_checks", "parity", "small_problem")
 
 import parity  # noqa: E402 - after its assertions are set to be rewritten
 

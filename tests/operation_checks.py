@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from fastbp.kernels import Activation, Backend, Buffers, Loss, Optimizer, step_table
+from fastbp.kernels import (
+    Activation,
+    ActivationFunction,
+    Backend,
+    Buffers,
+    Loss,
+    Optimizer,
+    activation_function,
+    step_table,
+)
 from numpy.typing import NDArray
 
 from fastbp import kernels
@@ -31,7 +40,9 @@ OUTPUTS = {
     "gather_csr_rows": ("out",),
     "gather_classes": ("out",),
     "linear_forward": ("a",),
+    "activate": ("a", "saved"),
     "output_delta": ("delta", "returned"),
+    "activation_delta": ("delta",),
     "backprop_delta": ("delta_prev",),
     "linear_grad": ("grad_W", "grad_b", "returned"),
     "sgd_step": ("param",),
@@ -66,6 +77,10 @@ class Options:
         Of the step.
     keep : float
         Of the step of ``linear_grad``.
+    at_zero : float, optional
+        The derivative at 0 of the activations that have a choice.
+    keeps : bool
+        Whether ``activate`` keeps the derivative.
     seed : int
     """
 
@@ -82,6 +97,8 @@ class Options:
     l2: float = 0.01
     keep: float = 0.0
     decay: float = 0.0
+    at_zero: float | None = None
+    keeps: bool = True
     seed: int = 0
 
     @property
@@ -127,8 +144,16 @@ class Draws:
             "logistic": lambda z: 1 / (1 + np.exp(-z)),
             "tanh": np.tanh,
             "exp": np.exp,
+            "softplus": lambda z: np.log1p(np.exp(z)),
+            "sign": np.sign,
         }
         return self.cast(functions.get(name, lambda z: z)(z))
+
+    def z(self, *shape: int) -> Array:
+        """Return pre-activations, some of them 0."""
+        z = self.rng.standard_normal(shape) * 3
+        z.flat[::7] = 0
+        return self.cast(z)
 
     def targets(self, *shape: int) -> Array:
         """Return targets that go with the loss."""
@@ -253,6 +278,22 @@ def _linear_forward(draw: Draws, options: Options, backend: Backend) -> dict[str
     }
 
 
+def _activate(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    shape = options.batch, options.outputs
+    return {
+        "z": draw.z(*shape),
+        "activation": _activations(options)[0].record(),
+        "a": draw.normal(*shape),
+        "saved": draw.normal(*shape) if options.keeps else np.empty((0, options.outputs), draw.working),
+    }
+
+
+def _activation_delta(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    shape = options.batch, options.outputs
+    a = draw.activations(options.activation, *shape)
+    return {"a": a, "activation": _activations(options)[0].record(), "delta": draw.normal(*shape)}
+
+
 def _output_delta(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
     shape = options.batch, options.outputs
     activation = options.activation if options.loss == "squared_error" else options.output
@@ -375,8 +416,9 @@ def _layout(options: Options) -> Layout:
     return Layout((options.inputs, options.inputs + options.outputs, options.outputs), options.bias)
 
 
-def _activations(options: Options) -> tuple[Activation, Activation]:
-    return Activation[options.activation.upper()], Activation[options.output.upper()]
+def _activations(options: Options) -> tuple[ActivationFunction, ActivationFunction]:
+    hidden, output = (Activation[name.upper()] for name in (options.activation, options.output))
+    return activation_function(hidden, at_zero=options.at_zero), activation_function(output)
 
 
 def _parameters(draw: Draws, layout: Layout) -> Array:
@@ -400,7 +442,9 @@ _ARGUMENTS: dict[str, Callable[[Draws, Options, Backend], dict[str, Any]]] = {
     "gather_csr_rows": _gather_csr_rows,
     "gather_classes": _gather_classes,
     "linear_forward": _linear_forward,
+    "activate": _activate,
     "output_delta": _output_delta,
+    "activation_delta": _activation_delta,
     "backprop_delta": _backprop_delta,
     "linear_grad": _linear_grad,
     "sgd_step": _optimizer_step(),

@@ -85,7 +85,7 @@ def test_plans_that_are_no_layers_are_refused(
     plan = np.concatenate([gather, *(_row(kernels.Op[name], **values) for name, values in rows)])
     flat = {name: np.ones(20) for name in ("params", "grads", "m", "v")}
     data = {**no_data("f8", 3, 2), "X": np.ones((4, 3))}
-    workspace = {"work": np.zeros(4096), "saved": np.empty(0, np.uint8), "scratch": np.zeros(50_000)}
+    workspace = {"work": np.zeros(4096), "scratch": np.zeros(50_000)}
     buffers = kernels.Buffers(**data, **flat, **workspace)
     with pytest.raises(ValueError, match=message):
         backend.train_steps(plan, kernels.step_table(rate=0.1), np.arange(4), 4, buffers, np.zeros(3))
@@ -195,7 +195,7 @@ def forward_arguments(**changes: Any) -> dict[str, Any]:
         ({"W": np.asfortranarray(np.ones((3, 4)))}, ValueError, "W is not C-contiguous"),
         ({"a_prev": np.ones(3)}, ValueError, r"a_prev has shape \(3,\); pass an array of shape \(B, I\)"),
         ({"a_prev": np.ones((0, 3)), "a": np.empty((0, 4))}, ValueError, "it is empty"),
-        ({"activation": "gelu"}, ValueError, "unknown activation 'gelu'; choose one of 'identity'"),
+        ({"activation": "cube"}, ValueError, "unknown activation 'cube'; choose one of 'identity'"),
         ({"activation": 99}, ValueError, "unknown activation 99"),
         ({"n_threads": 0}, ValueError, "n_threads is 0"),
         ({"scratch": np.empty(0)}, ValueError, "scratch has shape"),
@@ -296,7 +296,8 @@ def test_losses_that_do_not_fit_the_output_are_refused(backend: kernels.Backend)
 def test_codes_are_stable() -> None:
     """Codes stand in saved plans and compiled caches: renumbering them would be a silent break."""
     assert {code.name: int(code) for code in Activation} == {
-        "IDENTITY": 0, "RELU": 1, "LOGISTIC": 2, "TANH": 3, "SOFTMAX": 4, "EXP": 5,
+        "IDENTITY": 0, "RELU": 1, "LOGISTIC": 2, "TANH": 3, "SOFTMAX": 4, "EXP": 5, "LEAKY_RELU": 6, "ELU": 7,
+        "SELU": 8, "SOFTPLUS": 9, "SIGN": 10, "GELU": 11, "SILU": 12, "RELU_AT_ZERO": 13, "CUSTOM": 14,
     }  # fmt: skip
     assert [code.name for code in Loss] == ["SQUARED_ERROR", "CROSS_ENTROPY", "BINARY_CROSS_ENTROPY", "POISSON"]
     assert [code.name for code in Optimizer] == ["SGD", "MOMENTUM", "NESTEROV", "ADAM"]
@@ -402,10 +403,14 @@ def test_a_bias_without_moments_is_refused(backend: kernels.Backend) -> None:
             backend.linear_update(a_prev, delta, "adam", kernels.step_table(1), W, b, *state)
 
 
+def functions(*codes: Activation) -> tuple[kernels.ActivationFunction, ...]:
+    return tuple(kernels.activation_function(code) for code in codes)
+
+
 def _training(
     backend: kernels.Backend, n: int = 31, sparse: bool = False, sizes: tuple[int, ...] = (37, 32, 11)
 ) -> tuple[Any, kernels.Buffers]:
-    layout, activations = Layout(sizes), (kernels.Activation.RELU, kernels.Activation.SOFTMAX)
+    layout, activations = Layout(sizes), functions(Activation.RELU, Activation.SOFTMAX)
     form, X = Data(sparse, classes=True), np.ones((n, 37), "float32")
     plan = training_plan(layout, activations, kernels.Loss.CROSS_ENTROPY, kernels.Optimizer.ADAM, n, form)
     data = {**no_data("float32", 37, 11), "X": X, "classes": np.zeros(n, np.int64)}
@@ -445,7 +450,7 @@ def test_a_plan_with_an_unknown_code_is_refused(backend: kernels.Backend, field:
 
 
 def test_only_the_last_layer_of_a_prediction_writes_to_out(backend: kernels.Backend) -> None:
-    layout, activations = Layout((4, 2)), (kernels.Activation.IDENTITY,)
+    layout, activations = Layout((4, 2)), functions(Activation.IDENTITY)
     plan = prediction_plan(layout, activations, 3, Data())
     data = {**no_data("float64", 4, 2), "X": np.ones((3, 4))}
     buffers, rows = run_buffers(plan, backend, data, {"params": np.ones(layout.size)}, 1), plan.rows.copy()
@@ -457,7 +462,7 @@ def test_only_the_last_layer_of_a_prediction_writes_to_out(backend: kernels.Back
 @pytest.mark.parametrize(
     "layers",
     [
-        [[3, 2, 0, 6, 9]],
+        [[3, 2, 0, 6, 99]],
         [[3, 2, 1, kernels.NONE, 0]],
         [[3, 2, -1, kernels.NONE, 0]],
         [[3, 2, 0, 5, 0]],
@@ -470,4 +475,4 @@ def test_layers_beyond_the_parameters_are_refused(backend: kernels.Backend, laye
     arrays = np.zeros(3), np.zeros(6)
     out = np.zeros(layers[-1][1] or 1)
     with pytest.raises(ValueError, match=r"layers|activation"):
-        backend.predict_rows(np.array(layers), *arrays, out)
+        backend.predict_rows(np.array([[*layer, 0, 0, 0] for layer in layers]), *arrays, out)

@@ -525,7 +525,7 @@ def test_a_forged_trainer_is_refused(change: Any, message: str, tmp_path: Path) 
         (set_in("attributes", "alpha", value=1), "would replace MLPClassifier.alpha"),
         (set_in("attributes", "_optimizer", value={"object": 10**6}), "refers to object"),
         (set_in("attributes", "n_features_in_", value=9), "n_features_in_ and n_outputs_ are"),
-        (set_in("attributes", "out_activation_", value="step"), "activations are 'relu' and 'step'"),
+        (set_in("attributes", "out_activation_", value="step"), "out_activation_ is 'step'; choose one of"),
         (set_in("attributes", "coefs_", value={"tuple": []}), "coefs_ have the shapes"),
         (set_in("parameters", "colour", value=1), "parameters colour are unknown"),
         (set_in("objects", 0, value={"object": 0}), "KeyError"),

@@ -42,6 +42,9 @@ SHAPES = (
 )
 """Batch, inputs, outputs."""
 
+ACTIVATIONS = [code.name.lower() for code in kernels.Activation if code != kernels.Activation.CUSTOM]
+KEPT = ("gelu", "silu", "relu_at_zero")
+
 sizes = st.sampled_from(SIZES)
 
 
@@ -59,7 +62,7 @@ def test_every_shape(compiled_name: str, operation: str, shape: tuple[int, int, 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("activation", ["identity", "relu", "logistic", "tanh", "softmax", "exp"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("shape", SHAPES[2::4])
 def test_every_activation(
     compiled_name: str, shape: tuple[int, int, int], activation: str, bias: bool, dtype: str
@@ -67,9 +70,30 @@ def test_every_activation(
     backend = kernels.backend(compiled_name)
     modes = {"activation": activation, "bias": bias}
     check_operation(backend, "linear_forward", dtype, options(shape, **modes))
-    check_operation(backend, "output_delta", dtype, options(shape, **modes))
+    check_operation(backend, "activation_delta", dtype, options(shape, **modes))
+    if activation not in KEPT:
+        check_operation(backend, "output_delta", dtype, options(shape, **modes))
     if activation != "softmax":
+        check_operation(backend, "activate", dtype, options(shape, **modes))
         check_operation(backend, "backprop_delta", dtype, options(shape, **modes))
+        check_operation(backend, "train_steps", dtype, options(shape, **modes))
+        check_operation(backend, "predict_rows", dtype, options(shape, **modes))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("at_zero", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("activation", ["relu_at_zero", "leaky_relu"])
+def test_the_derivative_at_zero_is_a_choice(compiled_name: str, activation: str, at_zero: float, dtype: str) -> None:
+    backend, z = kernels.backend(compiled_name), np.array([[-1.0, 0.0, -0.0, 2.0]], dtype)
+    function = kernels.activation_function(kernels.Activation[activation.upper()], at_zero=at_zero)
+    a, saved = np.empty_like(z), np.empty_like(z)
+    backend.activate(z, function, a, saved)
+    below = function.parameter if activation == "leaky_relu" else 0.0
+    np.testing.assert_array_equal(saved, np.array([[below, at_zero, at_zero, 1]], dtype))
+    np.testing.assert_allclose(a, [[-below, 0, 0, 2]], rtol=1e-6)
+    delta = np.ones_like(z)
+    backend.activation_delta(saved if activation == "relu_at_zero" else a, function, delta)
+    np.testing.assert_array_equal(delta, saved)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -114,7 +138,7 @@ def test_every_form_of_data(compiled_name: str, sparse: bool, classes: bool, dty
     operation=st.sampled_from(kernels.OPERATIONS),
     shape=st.tuples(sizes, sizes, sizes),
     dtype=st.sampled_from(DTYPES),
-    activation=st.sampled_from(["identity", "logistic", "tanh"]),
+    activation=st.sampled_from(["identity", "logistic", "tanh", "softplus"]),
     bias=st.booleans(),
     weighted=st.booleans(),
     sparse=st.booleans(),

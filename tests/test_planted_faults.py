@@ -16,6 +16,7 @@ from typing import Any
 import parity
 import pytest
 from fastbp.kernels import reference
+from gradients import check_step
 from operation_checks import OUTPUTS, Options, check_operation, output_arrays
 
 import fastbp
@@ -89,7 +90,13 @@ EXERCISES = {
 """What a mix must have for an operation to run in it, where the plain one lacks it."""
 
 
-@pytest.mark.parametrize("operation", [name for name in kernels.OPERATIONS if name != "shuffle"])
+BEYOND_SKLEARN = {"activate": ("gelu", "silu"), "activation_delta": ("tanh", "gelu")}
+"""Operations that run in no network of scikit-learn's, and activations, hidden and output, with which they do."""
+
+
+@pytest.mark.parametrize(
+    "operation", [name for name in kernels.OPERATIONS if name != "shuffle" and name not in BEYOND_SKLEARN]
+)
 def test_parity_sees_each_flipped_output(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = dataclasses.replace(PLAIN, **EXERCISES.get(operation, {}))
     theirs = parity.sklearn_observation(case)
@@ -101,3 +108,15 @@ def test_parity_sees_each_flipped_output(operation: str, monkeypatch: pytest.Mon
             ours = parity.observe(case, fastbp)
         with pytest.raises(AssertionError):
             parity.compare(case, ours, theirs)
+
+
+@pytest.mark.parametrize("operation", BEYOND_SKLEARN)
+def test_central_differences_see_each_flipped_output(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, output = BEYOND_SKLEARN[operation]
+    check_step("numpy", hidden, output, "squared_error")
+    for flipped_output in OUTPUTS[operation]:
+        twin = flipped(operation, getattr(reference, operation), [flipped_output])
+        with monkeypatch.context() as patch:
+            patch.setattr(reference, operation, twin)
+            with pytest.raises(AssertionError):
+                check_step("numpy", hidden, output, "squared_error")

@@ -27,7 +27,7 @@ from fastbp.pace import SECONDS_BETWEEN_TRIALS, Pace
 from fastbp.plan import Data, Layout, no_data, prediction_plan, run_buffers, training_plan
 from fastbp.threads import FLOPS_WORTH_THREADS, available_threads, threads_for
 
-ACTIVATIONS = [kernels.Activation.RELU, kernels.Activation.TANH]
+ACTIVATIONS = [kernels.Activation.RELU, kernels.Activation.TANH, kernels.Activation.ELU, kernels.Activation.GELU]
 OUTPUTS = {
     kernels.Loss.CROSS_ENTROPY: kernels.Activation.SOFTMAX,
     kernels.Loss.SQUARED_ERROR: kernels.Activation.IDENTITY,
@@ -43,6 +43,10 @@ TRAININGS: dict[str, Any] = {
 }
 
 
+def functions(*codes: kernels.Activation) -> tuple[kernels.ActivationFunction, ...]:
+    return tuple(kernels.activation_function(code) for code in codes)
+
+
 def train(
     backend: kernels.Backend, sizes: tuple[int, ...], batch_size: int, n_threads: int, **options: Any
 ) -> tuple[np.ndarray, ...]:
@@ -50,7 +54,7 @@ def train(
     rng = np.random.default_rng(options.get("seed", 0))
     layout, dtype, n = Layout(sizes), options.get("dtype", "float32"), 2 * batch_size + (batch_size + 1) // 2
     loss, hidden = options.get("loss", kernels.Loss.CROSS_ENTROPY), options.get("hidden", kernels.Activation.RELU)
-    activations = (*[hidden] * (layout.n_layers - 1), OUTPUTS[loss])
+    activations = functions(*[hidden] * (layout.n_layers - 1), OUTPUTS[loss])
     X = rng.standard_normal((n, sizes[0])) * (rng.random((n, sizes[0])) < 0.7)
     data = {**no_data(dtype, sizes[0], sizes[-1]), "X": X.astype(dtype)}
     if options.get("sparse"):
@@ -149,7 +153,7 @@ def test_each_thread_does_a_part_of_the_tiles(compiled: str, batch_size: int, mo
 def train_one_layer(module: Any, batch_size: int, steps: bool = True) -> np.ndarray:
     """Return the weights of one layer (40, 9) after a step of plain gradient descent in two threads."""
     rng, layout = np.random.default_rng(0), Layout((40, 9))
-    loss, activation = kernels.Loss.SQUARED_ERROR, (kernels.Activation.IDENTITY,)
+    loss, activation = kernels.Loss.SQUARED_ERROR, functions(kernels.Activation.IDENTITY)
     plan = training_plan(layout, activation, loss, kernels.Optimizer.SGD, batch_size, Data())
     data = {**no_data("float32", 40, 9)}
     data["X"], data["y"] = (1 + rng.random((batch_size, n), dtype="float32") for n in (40, 9))
@@ -168,7 +172,7 @@ def train_one_layer(module: Any, batch_size: int, steps: bool = True) -> np.ndar
 def test_all_threads_end_before_the_same_step(compiled: str, n_threads: int) -> None:
     """One of them finds NaN in the samples of the fourth step; the third one counts, with its loss."""
     backend, layout, rng = kernels.backend(compiled), Layout((40, 60, 3)), np.random.default_rng(0)
-    activations = kernels.Activation.RELU, kernels.Activation.SOFTMAX
+    activations = functions(kernels.Activation.RELU, kernels.Activation.SOFTMAX)
     form = Data(classes=True, checked=False)
     plan = training_plan(layout, activations, kernels.Loss.CROSS_ENTROPY, kernels.Optimizer.ADAM, 16, form)
     X, classes = rng.standard_normal((96, 40)).astype("float32"), rng.integers(0, 3, 96)
@@ -358,7 +362,7 @@ def run(pace: Pace, speed: dict[int, float], seconds: float) -> list[int]:
 
 def make_pace(n_threads: int) -> Pace:
     layout = Layout((784, 100, 10))
-    activations = kernels.Activation.RELU, kernels.Activation.SOFTMAX
+    activations = functions(kernels.Activation.RELU, kernels.Activation.SOFTMAX)
     plan = training_plan(layout, activations, kernels.Loss.CROSS_ENTROPY, kernels.Optimizer.ADAM, 200, Data())
     return Pace(plan, n_threads)
 
