@@ -14,7 +14,7 @@ if (_CHECKOUT / "pyproject.toml").exists() and (_CHECKOUT / "kernels" / "contrac
     __path__.append(str(_CHECKOUT))
 
 if TYPE_CHECKING:
-    from . import datasets, kernels
+    from . import datasets, initializers, kernels
     from .callbacks import Callback, Checkpoint, EarlyStopping, History, JSONLLogger, TrainingState
     from .kernels import backends
     from .modelfile import ModelFileError
@@ -47,7 +47,7 @@ _HOMES = {
     "save": "io",
     "unpatch_sklearn": "accelerate",
 }
-_MODULES = ("datasets", "kernels")
+_MODULES = ("datasets", "initializers", "kernels")
 
 __all__ = [
     "SGD",
@@ -67,6 +67,7 @@ __all__ = [
     "__version__",
     "backends",
     "datasets",
+    "initializers",
     "kernels",
     "load",
     "patch_sklearn",
