@@ -14,7 +14,7 @@ if (_CHECKOUT / "pyproject.toml").exists() and (_CHECKOUT / "kernels" / "contrac
     __path__.append(str(_CHECKOUT))
 
 if TYPE_CHECKING:
-    from . import datasets, initializers, kernels
+    from . import datasets, initializers, kernels, schedules
     from .callbacks import Callback, Checkpoint, EarlyStopping, History, JSONLLogger, TrainingState
     from .kernels import backends
     from .modelfile import ModelFileError
@@ -47,7 +47,7 @@ _HOMES = {
     "save": "io",
     "unpatch_sklearn": "accelerate",
 }
-_MODULES = ("datasets", "initializers", "kernels")
+_MODULES = ("datasets", "initializers", "kernels", "schedules")
 
 __all__ = [
     "SGD",
@@ -72,6 +72,7 @@ __all__ = [
     "load",
     "patch_sklearn",
     "save",
+    "schedules",
     "unpatch_sklearn",
 ]
 

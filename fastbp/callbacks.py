@@ -27,11 +27,14 @@ class History:
         Mean loss on the validation data, without penalty; empty where there are none.
     seconds : list of float
         Wall time.
+    learning_rate : list of float
+        That of the epoch's last step: the optimiser's own times the schedule's factor, before Adam's corrections.
     """
 
     loss: list[float] = field(default_factory=list)
     validation_loss: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
 
 
 @dataclass

@@ -64,9 +64,10 @@ def _describe_network(network: Network) -> dict[str, Any]:
 
 
 def _describe_training(trainer: Trainer) -> dict[str, Any]:
+    schedule = {} if trainer.schedule is None else {"schedule": repr(trainer.schedule)}
     return {
         "optimizer": _describe_optimizer(trainer.optimizer),
-        "training": {"loss": trainer.loss, "batch_size": trainer.batch_size, "steps_done": trainer.step},
+        "training": {"loss": trainer.loss, "batch_size": trainer.batch_size, **schedule, "steps_done": trainer.step},
     }
 
 

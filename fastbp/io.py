@@ -24,6 +24,7 @@ from .network import Network
 from .optimizers import OPTIMIZERS, Optimizer
 from .plan import Layout
 from .preprocessing import Preprocessing
+from .schedules import SCHEDULES, Plateau, Schedule
 from .trainer import Trainer
 
 __all__ = ["ModelFile", "ModelFileError", "load", "load_preprocessing", "read", "save"]
@@ -262,6 +263,8 @@ def _encode_trainer(trainer: Trainer) -> tuple[dict[str, Any], dict[str, NDArray
         "backend": trainer.backend,
         "n_threads": trainer.n_threads,
         "optimizer": _optimizer_content(trainer.optimizer),
+        "schedule": _schedule_content(trainer.schedule),
+        "plateau": tuple(trainer.plateau),
         "random_state": trainer.random_state,
     }
     coded = encoder.value(state, "trainer")
@@ -284,6 +287,34 @@ def _optimizer_content(optimizer: Optimizer) -> dict[str, Any]:
     raise TypeError(f"the optimiser is a {type(optimizer).__name__}; a model file can hold {names}")
 
 
+def _schedule_content(schedule: Schedule | None) -> dict[str, Any] | None:
+    if schedule is None:
+        return None
+    for name, cls in SCHEDULES.items():
+        if type(schedule) is cls:
+            values = {field.name: getattr(schedule, field.name) for field in fields(cls)}  # type: ignore[arg-type]
+            inner = {key: _schedule_content(value) for key, value in values.items() if isinstance(value, Schedule)}
+            return {"kind": name, **values, **inner}
+    raise TypeError(f"the schedule is a {type(schedule).__name__}; a model file can hold those of fastbp.schedules")
+
+
+def _as_schedule(content: dict[str, Any] | None) -> Schedule | None:
+    if content is None:
+        return None
+    values = {key: _as_schedule(value) if isinstance(value, dict) else value for key, value in content.items()}
+    del values["kind"]
+    return SCHEDULES[content["kind"]](**values)
+
+
+def _as_plateau(values: tuple[Any, ...]) -> Plateau:
+    """Return what a schedule has seen, from a file: numbers of the kinds that it works with."""
+    plateau = Plateau(*values)
+    whole = all(type(number) is int and number >= 0 for number in plateau[2:])
+    if not whole or not all(type(number) is float for number in plateau[:2]) or not 0 <= plateau.factor <= 1:
+        raise ValueError(f"plateau is {values}")
+    return plateau
+
+
 def _decode_trainer(content: dict[str, Any], tensors: Tensors) -> Trainer:
     network = _decode_network(content, tensors)
     state = Decoder(content["objects"], tensors).value(content["trainer"])
@@ -294,6 +325,7 @@ def _decode_trainer(content: dict[str, Any], tensors: Tensors) -> Trainer:
         network,
         loss=state["loss"],
         optimizer=OPTIMIZERS[settings.pop("kind")](**settings),
+        schedule=_as_schedule(state.get("schedule")),  # files from before there were schedules have none
         batch_size=state["batch_size"],
         backend=_available(state["backend"]),
         n_threads=state["n_threads"],
@@ -301,7 +333,7 @@ def _decode_trainer(content: dict[str, Any], tensors: Tensors) -> Trainer:
     )
     if type(state["step"]) is not int or state["step"] < 0:
         raise ValueError(f"step is {state['step']!r}")
-    trainer.step = state["step"]
+    trainer.step, trainer.plateau = state["step"], _as_plateau(state.get("plateau", Plateau()))
     _fill(_layers(network.layout, trainer.m, "m.") | _layers(network.layout, trainer.v, "v."), tensors)
     return trainer
 

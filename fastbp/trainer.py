@@ -20,6 +20,7 @@ from .optimizers import Optimizer, as_optimizer
 from .pace import Pace
 from .plan import Data, aligned_empty, run_buffers, training_plan
 from .run import PREDICTION_BATCH, NonFinite, Run, batch_scales, make_table
+from .schedules import Plateau, Schedule, Span, as_schedule, scale
 from .threads import threads_for
 
 
@@ -36,6 +37,10 @@ class Trainer(Fixed):
         ``"sgd"``, ``"adam"``, ``"adamw"``, or an object such as ``fastbp.Adam(1e-3, beta_1=0.8)``.
     learning_rate : float, optional
         For an optimiser given by name.
+    schedule : str or Schedule, optional
+        Factors of the optimiser's learning rate: ``"cosine"``, ``"one_cycle"`` and the others of
+        `fastbp.schedules.SCHEDULES`, or an object such as ``fastbp.schedules.StepDecay(30)``. They go by the steps done
+        so far, from fit to fit.
     batch_size : int
     backend : str
         ``"auto"``, ``"cython"``, ``"numba"`` or ``"numpy"``.
@@ -48,6 +53,8 @@ class Trainer(Fixed):
     ----------
     step : int
         Steps done so far.
+    plateau : Plateau
+        What a schedule that goes by losses has seen of them.
     m, v : ndarray of shape (n_parameters,)
         The optimiser's moments (momentum: m holds the velocity), in the layout of ``network.parameters``.
 
@@ -70,7 +77,7 @@ class Trainer(Fixed):
     array([0, 1, 1, 0])
     """
 
-    _fixed = ("network", "loss", "loss_code", "batch_size", "optimizer", "m", "v")
+    _fixed = ("network", "loss", "loss_code", "batch_size", "optimizer", "schedule", "m", "v")
 
     def __init__(
         self,
@@ -79,6 +86,7 @@ class Trainer(Fixed):
         loss: str = "cross_entropy",
         optimizer: str | Optimizer = "adam",
         learning_rate: float | None = None,
+        schedule: str | Schedule | None = None,
         batch_size: int = 32,
         backend: str = "auto",
         n_threads: int | None = None,
@@ -91,6 +99,7 @@ class Trainer(Fixed):
         self.network, self.loss, self.batch_size = network, loss, int(batch_size)
         self.loss_code = as_loss(loss, network.output)
         self.optimizer = as_optimizer(optimizer, learning_rate)
+        self.schedule, self.plateau = as_schedule(schedule), Plateau()
         self.backend = kernels.backend(backend).name
         self.n_threads = None if n_threads is None else kernels.check_n_threads(n_threads)
         self.random_state = _as_generator(random_state)
@@ -105,7 +114,8 @@ class Trainer(Fixed):
     def __repr__(self) -> str:
         return (
             f"<fastbp.Trainer of {self.network!r}, loss {self.loss!r}, {self.optimizer!r}, "
-            f"batch_size {self.batch_size}, {self.step} steps done, backend {self.backend!r}>"
+            + ("" if self.schedule is None else f"{self.schedule!r}, ")
+            + f"batch_size {self.batch_size}, {self.step} steps done, backend {self.backend!r}>"
         )
 
     @property
@@ -176,6 +186,10 @@ class Trainer(Fixed):
             If an argument is not as described (the network is then unchanged), or if training diverged.
         """
         _check_fit(epochs, alpha, reduction)
+        if self.schedule is not None and self.schedule.monitor == "validation_loss" and validation_data is None:
+            raise ValueError(
+                "the schedule goes by the validation loss; pass validation_data=(X, y) to fit, or monitor='loss'"
+            )
         callbacks = _with_progress(callbacks, progress)
         on_the_way = self._checks_on_the_way(X) and not callbacks and validation_data is None
         data = self._data(X, y, sample_weight, check=not on_the_way)
@@ -315,11 +329,13 @@ class Trainer(Fixed):
             return
         data = run.buffers._asdict()
         n, first = n_samples(data), self.step
+        n_steps = -(-n // run.plan.batch_size)
+        factors = self._rate_factors(n_steps, first + n_steps * (state.n_epochs - state.epoch + 1))
+        step_values = scale(self.optimizer.step_values(first, n_steps), factors)
         order = self._shuffled(n) if shuffle else np.arange(n)
         weights = data["sample_weight"][order, 0] if data["sample_weight"].size else None
-        n_steps = -(-n // run.plan.batch_size)
         scales = batch_scales(n, run.plan.batch_size, weights, reduction)
-        table = make_table(n_steps, scales, {"l2": alpha}, self.optimizer.step_values(first, n_steps))
+        table = make_table(n_steps, scales, {"l2": alpha}, step_values)
 
         def on_cut(done: int) -> bool:
             self.step = state.step = first + done
@@ -340,8 +356,18 @@ class Trainer(Fixed):
         if validation is not None:
             state.history.validation_loss.append(self._mean_loss(validation))
         state.history.seconds.append(time.perf_counter() - start)
+        factor = 1.0 if factors is None else float(factors[run.n_done - 1])
+        state.history.learning_rate.append(float(self.optimizer.learning_rate) * factor)
+        if self.schedule is not None:
+            self.plateau = self.schedule.after_epoch(self.plateau, state.history)
         for callback in callbacks:
             callback.on_epoch_end(state)
+
+    def _rate_factors(self, n_steps: int, last_step: int) -> NDArray[np.float64] | None:
+        """Return the schedule's factors for the next epoch of a fit that ends at a step; None without a schedule."""
+        if self.schedule is None:
+            return None
+        return self.schedule.factors(self.step, n_steps, Span(n_steps, last_step), self.plateau)
 
     def _shuffled(self, n: int) -> NDArray[np.int64]:
         """Return an epoch's order of the samples; of thousands, NumPy's own shuffle takes three times as long."""
