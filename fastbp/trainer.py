@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from . import kernels
 from .callbacks import Callback, History, TrainingState
+from .class_weight import weigh_classes
 from .data import as_features, as_sample_weight, as_targets, is_ready, is_sparse, n_samples
 from .losses import as_loss
 from .network import Fixed, Network
@@ -41,7 +42,8 @@ class Trainer(Fixed):
         Factors of the optimiser's learning rate: ``"cosine"``, ``"one_cycle"`` and the others of
         `fastbp.schedules.SCHEDULES`, or an object such as ``fastbp.schedules.StepDecay(30)``. They go by the steps done
         so far, from fit to fit.
-    batch_size : int
+    batch_size : int or "full"
+        Samples of a mini-batch; ``"full"`` or None: all of them at once (full-batch gradient descent).
     backend : str
         ``"auto"``, ``"cython"``, ``"numba"`` or ``"numpy"``.
     n_threads : int, optional
@@ -87,16 +89,14 @@ class Trainer(Fixed):
         optimizer: str | Optimizer = "adam",
         learning_rate: float | None = None,
         schedule: str | Schedule | None = None,
-        batch_size: int = 32,
+        batch_size: int | str | None = 32,
         backend: str = "auto",
         n_threads: int | None = None,
         random_state: int | np.random.Generator | None = None,
     ) -> None:
         if not isinstance(network, Network):
             raise TypeError(f"network is a {type(network).__name__}; pass a fastbp.Network")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size!r}; pass a whole number of at least 1")
-        self.network, self.loss, self.batch_size = network, loss, int(batch_size)
+        self.network, self.loss, self.batch_size = network, loss, _as_batch_size(batch_size)
         self.loss_code = as_loss(loss, network.output)
         self.optimizer = as_optimizer(optimizer, learning_rate)
         self.schedule, self.plateau = as_schedule(schedule), Plateau()
@@ -146,6 +146,7 @@ class Trainer(Fixed):
         *,
         epochs: int = 1,
         sample_weight: Any = None,
+        class_weight: Any = None,
         validation_data: tuple[Any, Any] | None = None,
         callbacks: Iterable[Callback] = (),
         shuffle: bool = True,
@@ -163,6 +164,9 @@ class Trainer(Fixed):
         epochs : int
         sample_weight : array-like of shape (n,), optional
             At least 0.
+        class_weight : "balanced" or dict of int to float, optional
+            Factors of the sample weights by class, as scikit-learn's: balanced, n / (K n_k) for a class with n_k of the
+            n samples, where K classes occur; a class that is not in the dict weighs 1.
         validation_data : tuple (X, y), optional
             Its loss is taken after each epoch.
         callbacks : iterable of Callback
@@ -184,6 +188,8 @@ class Trainer(Fixed):
         ------
         ValueError
             If an argument is not as described (the network is then unchanged), or if training diverged.
+        ZeroDivisionError
+            If the sample weights of a mini-batch sum to 0.
         """
         _check_fit(epochs, alpha, reduction)
         if self.schedule is not None and self.schedule.monitor == "validation_loss" and validation_data is None:
@@ -193,6 +199,8 @@ class Trainer(Fixed):
         callbacks = _with_progress(callbacks, progress)
         on_the_way = self._checks_on_the_way(X) and not callbacks and validation_data is None
         data = self._data(X, y, sample_weight, check=not on_the_way)
+        if class_weight is not None:
+            data["sample_weight"] = weigh_classes(class_weight, data, self.network.activations[-1])
         validation = None if validation_data is None else self._data(*_as_pair(validation_data), None)
         if not self.network.parameters.flags.writeable:
             raise ValueError("the network's parameters are read-only; set network.parameters.flags.writeable = True")
@@ -294,7 +302,8 @@ class Trainer(Fixed):
         """Return the steps on some data; their workspace is kept in ``workspace`` for the next fit."""
         network, backend = self.network, kernels.backend(self.backend)
         form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size), checked)
-        batch_size = min(self.batch_size, n_samples(data))
+        n = n_samples(data)
+        batch_size = min(self.batch_size, n) if isinstance(self.batch_size, int) else n
         plan = training_plan(network.layout, network.activations, self.loss_code, self.optimizer.rule, batch_size, form)
         state = {"params": network.parameters}
         if self.optimizer.n_moments:
@@ -436,6 +445,16 @@ def _check_fit(epochs: int, alpha: float, reduction: str) -> None:
         raise ValueError(f"alpha is {alpha!r}; pass a finite number of at least 0")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; choose 'mean' or 'sum'")
+
+
+def _as_batch_size(batch_size: Any) -> int | str:
+    if batch_size is None or (isinstance(batch_size, str) and batch_size == "full"):
+        return "full"
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(
+            f"batch_size is {batch_size!r}; pass a whole number of at least 1, or 'full' for all samples at once"
+        )
+    return int(batch_size)
 
 
 def _as_pair(validation_data: Any) -> tuple[Any, Any]:
