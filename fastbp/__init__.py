@@ -15,7 +15,7 @@ if (_CHECKOUT / "pyproject.toml").exists() and (_CHECKOUT / "kernels" / "contrac
 
 if TYPE_CHECKING:
     from . import datasets, initializers, kernels, schedules
-    from .callbacks import Callback, Checkpoint, EarlyStopping, History, JSONLLogger, TrainingState
+    from .callbacks import Callback, Checkpoint, Converged, EarlyStopping, History, JSONLLogger, TrainingState
     from .kernels import backends
     from .modelfile import ModelFileError
     from .network import Network
@@ -31,6 +31,7 @@ _HOMES = {
     "AdamW": "optimizers",
     "Callback": "callbacks",
     "Checkpoint": "callbacks",
+    "Converged": "callbacks",
     "EarlyStopping": "callbacks",
     "History": "callbacks",
     "JSONLLogger": "callbacks",
@@ -55,6 +56,7 @@ __all__ = [
     "AdamW",
     "Callback",
     "Checkpoint",
+    "Converged",
     "EarlyStopping",
     "History",
     "JSONLLogger",

@@ -210,7 +210,7 @@ class Trainer(Fixed):
                 self._sync_last()
             run = self._run(data, workspace, not on_the_way)
             rewind = self._rewind()
-            state = TrainingState(self, n_epochs=int(epochs), step=self.step)
+            state = TrainingState(self, int(epochs), step=self.step, validation_data=validation_data)
             for callback in callbacks:
                 callback.on_train_begin(state)
                 ends.callback(callback.on_train_end, state)
@@ -364,6 +364,7 @@ class Trainer(Fixed):
         state.history.loss.append(float(run.losses[:2].sum()) / (n_seen if reduction == "mean" else 1))
         if validation is not None:
             state.history.validation_loss.append(self._mean_loss(validation))
+        state.enter_scores()
         state.history.seconds.append(time.perf_counter() - start)
         factor = 1.0 if factors is None else float(factors[run.n_done - 1])
         state.history.learning_rate.append(float(self.optimizer.learning_rate) * factor)
