@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .modelfile import ModelFileError
     from .network import Network
     from .optimizers import SGD, Adam, AdamW
+    from .standardizer import Standardizer
     from .trainer import Trainer
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ _HOMES = {
     "ModelFileError": "modelfile",
     "Network": "network",
     "SGD": "optimizers",
+    "Standardizer": "standardizer",
     "Trainer": "trainer",
     "TrainingState": "callbacks",
     "backends": "kernels",
@@ -64,6 +66,7 @@ __all__ = [
     "MLPRegressor",
     "ModelFileError",
     "Network",
+    "Standardizer",
     "Trainer",
     "TrainingState",
     "__version__",

@@ -24,8 +24,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns
     -------
     dict
-        What JSON can hold: ``kind, layers, n_parameters, dtype, optimizer, training, preprocessing, sha256, bytes,
-        written_by``.
+        What JSON can hold: ``kind, layers, n_parameters, dtype, optimizer, training, preprocessing, standardizer,
+        sha256, bytes, written_by``.
 
     Raises
     ------
@@ -43,11 +43,13 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     else:
         described = _describe_estimator(model)
     preprocessing = None if file.preprocessing is None else _describe_preprocessing(file.preprocessing)
+    standardizer = None if file.standardizer is None else {"n_inputs": file.standardizer.n_inputs}
     return {
         "file": str(path),
         "kind": type(model).__name__,
         **described,
         "preprocessing": preprocessing,
+        "standardizer": standardizer,
         "sha256": file.sha256,
         "bytes": Path(path).stat().st_size,
         "written_by": file.written_by,

@@ -50,8 +50,7 @@ class Scale:
             )
         if not math.isfinite(deviation):
             raise ValueError(f"column {name!r} holds numbers up to {np.max(np.abs(values))}; scale it down")
-        rounding = 10 * np.finfo(np.float64).eps * abs(mean)
-        return cls(mean, deviation if deviation > rounding else 1.0)
+        return cls(mean, float(divisor(deviation, mean)))
 
     def apply(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Return the values on this scale."""
@@ -60,6 +59,11 @@ class Scale:
     def undo(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Return what had these values on this scale."""
         return values * self.deviation + self.mean
+
+
+def divisor(deviation: Any, mean: Any) -> NDArray[np.float64]:
+    """Return what to divide by for a deviation of 1: for numbers that are constant but for rounding, 1."""
+    return np.where(deviation > 10 * np.finfo(np.float64).eps * np.abs(mean), deviation, 1.0)
 
 
 @dataclass(frozen=True)
