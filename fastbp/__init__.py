@@ -16,10 +16,12 @@ if (_CHECKOUT / "pyproject.toml").exists() and (_CHECKOUT / "kernels" / "contrac
 if TYPE_CHECKING:
     from . import datasets, initializers, kernels, schedules
     from .callbacks import Callback, Checkpoint, Converged, EarlyStopping, History, JSONLLogger, TrainingState
+    from .categories import Labels, OneHot
     from .kernels import backends
     from .modelfile import ModelFileError
     from .network import Network
     from .optimizers import SGD, Adam, AdamW
+    from .preprocessing import Preprocessing
     from .standardizer import Standardizer
     from .trainer import Trainer
 
@@ -36,10 +38,13 @@ _HOMES = {
     "EarlyStopping": "callbacks",
     "History": "callbacks",
     "JSONLLogger": "callbacks",
+    "Labels": "categories",
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
     "ModelFileError": "modelfile",
     "Network": "network",
+    "OneHot": "categories",
+    "Preprocessing": "preprocessing",
     "SGD": "optimizers",
     "Standardizer": "standardizer",
     "Trainer": "trainer",
@@ -62,10 +67,13 @@ __all__ = [
     "EarlyStopping",
     "History",
     "JSONLLogger",
+    "Labels",
     "MLPClassifier",
     "MLPRegressor",
     "ModelFileError",
     "Network",
+    "OneHot",
+    "Preprocessing",
     "Standardizer",
     "Trainer",
     "TrainingState",
