@@ -14,13 +14,16 @@ if (_CHECKOUT / "pyproject.toml").exists() and (_CHECKOUT / "kernels" / "contrac
     __path__.append(str(_CHECKOUT))
 
 if TYPE_CHECKING:
-    from . import activations, datasets, kernels
+    from . import activations, datasets, initializers, kernels, schedules
     from .activations import ELU, GELU, SELU, LeakyReLU, ReLU, SiLU
-    from .callbacks import Callback, Checkpoint, EarlyStopping, History, JSONLLogger, TrainingState
+    from .callbacks import Callback, Checkpoint, Converged, EarlyStopping, History, JSONLLogger, TrainingState
+    from .categories import Labels, OneHot
     from .kernels import backends
     from .modelfile import ModelFileError
     from .network import Network
     from .optimizers import SGD, Adam, AdamW
+    from .preprocessing import Preprocessing
+    from .standardizer import Standardizer
     from .trainer import Trainer
 
 __version__ = "0.1.0"
@@ -35,17 +38,22 @@ _HOMES = {
     "AdamW": "optimizers",
     "Callback": "callbacks",
     "Checkpoint": "callbacks",
+    "Converged": "callbacks",
     "EarlyStopping": "callbacks",
     "History": "callbacks",
     "JSONLLogger": "callbacks",
+    "Labels": "categories",
     "LeakyReLU": "activations",
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
     "ModelFileError": "modelfile",
     "Network": "network",
+    "OneHot": "categories",
+    "Preprocessing": "preprocessing",
     "ReLU": "activations",
     "SGD": "optimizers",
     "SiLU": "activations",
+    "Standardizer": "standardizer",
     "Trainer": "trainer",
     "TrainingState": "callbacks",
     "backends": "kernels",
@@ -54,7 +62,7 @@ _HOMES = {
     "save": "io",
     "unpatch_sklearn": "accelerate",
 }
-_MODULES = ("activations", "datasets", "kernels")
+_MODULES = ("activations", "datasets", "initializers", "kernels", "schedules")
 
 __all__ = [
     "ELU",
@@ -65,26 +73,33 @@ __all__ = [
     "AdamW",
     "Callback",
     "Checkpoint",
+    "Converged",
     "EarlyStopping",
     "History",
     "JSONLLogger",
+    "Labels",
     "LeakyReLU",
     "MLPClassifier",
     "MLPRegressor",
     "ModelFileError",
     "Network",
+    "OneHot",
+    "Preprocessing",
     "ReLU",
     "SiLU",
+    "Standardizer",
     "Trainer",
     "TrainingState",
     "__version__",
     "activations",
     "backends",
     "datasets",
+    "initializers",
     "kernels",
     "load",
     "patch_sklearn",
     "save",
+    "schedules",
     "unpatch_sklearn",
 ]
 

@@ -186,7 +186,7 @@ def predict(options: argparse.Namespace) -> None:
     if options.proba and not hasattr(model, "predict_proba"):
         raise ValueError(f"{options.model} holds a {type(model).__name__}, which gives no probabilities; omit --proba")
     columns = _read_for(file.preprocessing, options)
-    predictions, X = tabular.predict(model, file.preprocessing, columns)
+    predictions, X = tabular.predict(model, file.preprocessing, columns, file.standardizer)
     probabilities = model.predict_proba(X) if options.proba else None
     table = _prediction_table(file.preprocessing, model, predictions, probabilities)
     if options.out is None:
@@ -266,6 +266,8 @@ def inspect(options: argparse.Namespace) -> None:
         keys = ("inputs", "outputs", "activation", "parameters")
         rows = [(number, *(layer[key] for key in keys)) for number, layer in enumerate(found["layers"], 1)]
         show_table(("layer", *keys), rows, numbers=(0, 1, 2, 4))
+    if found["standardizer"]:
+        show_pairs([("normalised", f"{found['standardizer']['n_inputs']} inputs")], title="standardizer")
     if found["preprocessing"]:
         show_pairs(_preprocessing_pairs(found), title="preprocessing")
 

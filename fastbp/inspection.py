@@ -25,8 +25,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns
     -------
     dict
-        What JSON can hold: ``kind, layers, n_parameters, dtype, optimizer, training, preprocessing, sha256, bytes,
-        written_by``.
+        What JSON can hold: ``kind, layers, n_parameters, dtype, optimizer, training, preprocessing, standardizer,
+        sha256, bytes, written_by``.
 
     Raises
     ------
@@ -44,11 +44,13 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     else:
         described = _describe_estimator(model)
     preprocessing = None if file.preprocessing is None else _describe_preprocessing(file.preprocessing)
+    standardizer = None if file.standardizer is None else {"n_inputs": file.standardizer.n_inputs}
     return {
         "file": str(path),
         "kind": type(model).__name__,
         **described,
         "preprocessing": preprocessing,
+        "standardizer": standardizer,
         "sha256": file.sha256,
         "bytes": Path(path).stat().st_size,
         "written_by": file.written_by,
@@ -65,9 +67,10 @@ def _describe_network(network: Network) -> dict[str, Any]:
 
 
 def _describe_training(trainer: Trainer) -> dict[str, Any]:
+    schedule = {} if trainer.schedule is None else {"schedule": repr(trainer.schedule)}
     return {
         "optimizer": _describe_optimizer(trainer.optimizer),
-        "training": {"loss": trainer.loss, "batch_size": trainer.batch_size, "steps_done": trainer.step},
+        "training": {"loss": trainer.loss, "batch_size": trainer.batch_size, **schedule, "steps_done": trainer.step},
     }
 
 

@@ -24,13 +24,18 @@ from .network import Network
 from .optimizers import OPTIMIZERS, Optimizer
 from .plan import Layout
 from .preprocessing import Preprocessing
+from .schedules import SCHEDULES, Plateau, Schedule
+from .standardizer import Standardizer
 from .trainer import Trainer
 
-__all__ = ["ModelFile", "ModelFileError", "load", "load_preprocessing", "read", "save"]
+__all__ = ["ModelFile", "ModelFileError", "load", "load_preprocessing", "load_standardizer", "read", "save"]
 
 log = logging.getLogger("fastbp")
 
 Tensors = Mapping[str, NDArray[Any]]
+
+_STANDARDIZER = ("standardizer/mean", "standardizer/deviation")
+"""Names of a standardizer's tensors; no part of an estimator has a slash in its name."""
 
 _MALFORMED = (
     KeyError,
@@ -54,6 +59,8 @@ class ModelFile:
     model : Network, Trainer, MLPClassifier or MLPRegressor
     preprocessing : Preprocessing or None
         How a table becomes the model's inputs.
+    standardizer : Standardizer or None
+        How a matrix becomes the model's inputs.
     written_by : dict of str to str
         The versions of the packages that wrote the file.
     sha256 : str
@@ -62,11 +69,18 @@ class ModelFile:
 
     model: Any
     preprocessing: Preprocessing | None
+    standardizer: Standardizer | None
     written_by: dict[str, str]
     sha256: str
 
 
-def save(model: Any, path: str | os.PathLike[str], *, preprocessing: Preprocessing | None = None) -> None:
+def save(
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    preprocessing: Preprocessing | None = None,
+    standardizer: Standardizer | None = None,
+) -> None:
     """Save a model so that `load` gives it back, bit for bit.
 
     The file is safetensors. It is written to a temporary file in the same folder, flushed to the disk and then
@@ -81,6 +95,9 @@ def save(model: Any, path: str | os.PathLike[str], *, preprocessing: Preprocessi
     path : str or os.PathLike
     preprocessing : Preprocessing, optional
         How a table becomes the model's inputs; `load_preprocessing` gives it back.
+    standardizer : Standardizer, optional
+        How a matrix becomes the model's inputs; `load_standardizer` gives it back. Not beside a preprocessing, which
+        normalises numbers itself.
 
     Raises
     ------
@@ -88,7 +105,7 @@ def save(model: Any, path: str | os.PathLike[str], *, preprocessing: Preprocessi
         If the model is of another class (a subclass too: what it adds would be lost) or holds something that a
         file cannot.
     ValueError
-        If an estimator's arrays, or the model and its preprocessing, do not fit together.
+        If an estimator's arrays, or the model and its preprocessing or standardizer, do not fit together.
     OSError
         If the file cannot be written.
 
@@ -104,9 +121,13 @@ def save(model: Any, path: str | os.PathLike[str], *, preprocessing: Preprocessi
     >>> bool((copy.parameters == net.parameters).all())
     True
     """
-    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
-        raise TypeError(f"preprocessing is a {type(preprocessing).__name__}; pass a Preprocessing, or None")
-    _check_preprocessing(preprocessing, model)
+    for name, given, kind in (
+        ("preprocessing", preprocessing, Preprocessing),
+        ("standardizer", standardizer, Standardizer),
+    ):
+        if given is not None and not isinstance(given, kind):
+            raise TypeError(f"{name} is a {type(given).__name__}; pass a {kind.__name__}, or None")
+    _check_inputs(preprocessing, standardizer, model)
     content: dict[str, Any]
     if type(model) is Network:
         content, tensors = {"kind": "network", "network": _network_content(model)}, _network_tensors(model)
@@ -116,6 +137,9 @@ def save(model: Any, path: str | os.PathLike[str], *, preprocessing: Preprocessi
         content, tensors = _encode_estimator(model)
     content["written_by"] = _versions()
     content["preprocessing"] = None if preprocessing is None else preprocessing.to_content()
+    content["standardizer"] = standardizer is not None
+    if standardizer is not None:
+        tensors = {**tensors, **dict(zip(_STANDARDIZER, (standardizer.mean, standardizer.deviation), strict=True))}
     modelfile.write(path, content, tensors)
 
 
@@ -151,6 +175,14 @@ def load_preprocessing(path: str | os.PathLike[str]) -> Preprocessing | None:
     return read(path).preprocessing
 
 
+def load_standardizer(path: str | os.PathLike[str]) -> Standardizer | None:
+    """Return how a matrix becomes the inputs of the model in a file; None if the file does not say.
+
+    Parameters and errors are those of `load`.
+    """
+    return read(path).standardizer
+
+
 def read(path: str | os.PathLike[str]) -> ModelFile:
     """Return everything that a model file holds. Parameters and errors are those of `load`."""
     content, tensors, sha256 = modelfile.read(path)
@@ -158,22 +190,28 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
         model = _DECODERS[content["kind"]](content, tensors)
         kept = content["preprocessing"]
         preprocessing = None if kept is None else Preprocessing.from_content(kept)
-        _check_preprocessing(preprocessing, model)
+        standardizer = None
+        if content.get("standardizer"):  # files from before there were standardizers do not say
+            standardizer = Standardizer(*(tensors[name] for name in _STANDARDIZER))
+        _check_inputs(preprocessing, standardizer, model)
         written_by = {str(name): str(version) for name, version in content["written_by"].items()}
     except _MALFORMED as error:
         raise ModelFileError(
             f"{path} does not describe a model of fastbp ({type(error).__name__}: {error}); "
             "pass a file that fastbp.save or `fastbp train` wrote"
         ) from error
-    return ModelFile(model, preprocessing, written_by, sha256)
+    return ModelFile(model, preprocessing, standardizer, written_by, sha256)
 
 
-def _check_preprocessing(preprocessing: Preprocessing | None, model: Any) -> None:
-    """Refuse preprocessing that does not make the model's inputs."""
+def _check_inputs(preprocessing: Preprocessing | None, standardizer: Standardizer | None, model: Any) -> None:
+    """Refuse what does not make the model's inputs."""
+    if preprocessing is not None and standardizer is not None:
+        raise ValueError("a preprocessing normalises numbers already; pass it or a standardizer, not both")
     network = getattr(model, "network", model)
     n_inputs = network.layer_sizes[0] if isinstance(network, Network) else getattr(model, "n_features_in_", None)
-    if preprocessing is not None and preprocessing.n_inputs != n_inputs:
-        raise ValueError(f"the preprocessing makes {preprocessing.n_inputs} inputs, but the model takes {n_inputs}")
+    for name, given in (("preprocessing", preprocessing), ("standardizer", standardizer)):
+        if given is not None and given.n_inputs != n_inputs:
+            raise ValueError(f"the {name} makes {given.n_inputs} inputs, but the model takes {n_inputs}")
 
 
 def _versions() -> dict[str, str]:
@@ -262,6 +300,8 @@ def _encode_trainer(trainer: Trainer) -> tuple[dict[str, Any], dict[str, NDArray
         "backend": trainer.backend,
         "n_threads": trainer.n_threads,
         "optimizer": _optimizer_content(trainer.optimizer),
+        "schedule": _schedule_content(trainer.schedule),
+        "plateau": tuple(trainer.plateau),
         "random_state": trainer.random_state,
     }
     coded = encoder.value(state, "trainer")
@@ -284,6 +324,34 @@ def _optimizer_content(optimizer: Optimizer) -> dict[str, Any]:
     raise TypeError(f"the optimiser is a {type(optimizer).__name__}; a model file can hold {names}")
 
 
+def _schedule_content(schedule: Schedule | None) -> dict[str, Any] | None:
+    if schedule is None:
+        return None
+    for name, cls in SCHEDULES.items():
+        if type(schedule) is cls:
+            values = {field.name: getattr(schedule, field.name) for field in fields(cls)}  # type: ignore[arg-type]
+            inner = {key: _schedule_content(value) for key, value in values.items() if isinstance(value, Schedule)}
+            return {"kind": name, **values, **inner}
+    raise TypeError(f"the schedule is a {type(schedule).__name__}; a model file can hold those of fastbp.schedules")
+
+
+def _as_schedule(content: dict[str, Any] | None) -> Schedule | None:
+    if content is None:
+        return None
+    values = {key: _as_schedule(value) if isinstance(value, dict) else value for key, value in content.items()}
+    del values["kind"]
+    return SCHEDULES[content["kind"]](**values)
+
+
+def _as_plateau(values: tuple[Any, ...]) -> Plateau:
+    """Return what a schedule has seen, from a file: numbers of the kinds that it works with."""
+    plateau = Plateau(*values)
+    whole = all(type(number) is int and number >= 0 for number in plateau[2:])
+    if not whole or not all(type(number) is float for number in plateau[:2]) or not 0 <= plateau.factor <= 1:
+        raise ValueError(f"plateau is {values}")
+    return plateau
+
+
 def _decode_trainer(content: dict[str, Any], tensors: Tensors) -> Trainer:
     network = _decode_network(content, tensors)
     state = Decoder(content["objects"], tensors).value(content["trainer"])
@@ -294,6 +362,7 @@ def _decode_trainer(content: dict[str, Any], tensors: Tensors) -> Trainer:
         network,
         loss=state["loss"],
         optimizer=OPTIMIZERS[settings.pop("kind")](**settings),
+        schedule=_as_schedule(state.get("schedule")),  # files from before there were schedules have none
         batch_size=state["batch_size"],
         backend=_available(state["backend"]),
         n_threads=state["n_threads"],
@@ -301,7 +370,7 @@ def _decode_trainer(content: dict[str, Any], tensors: Tensors) -> Trainer:
     )
     if type(state["step"]) is not int or state["step"] < 0:
         raise ValueError(f"step is {state['step']!r}")
-    trainer.step = state["step"]
+    trainer.step, trainer.plateau = state["step"], _as_plateau(state.get("plateau", Plateau()))
     _fill(_layers(network.layout, trainer.m, "m.") | _layers(network.layout, trainer.v, "v."), tensors)
     return trainer
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from . import kernels
 from .activations import OUTPUT_ACTIVATIONS, Activation, as_activation, as_hidden_activations, from_plain, to_plain
 from .data import as_features
-from .initializers import as_random_state, glorot_uniform
+from .initializers import Initializer, as_initializers, as_random_state, draw_layers
 from .kernels import ActivationFunction
 from .plan import Layout, aligned_empty
 from .run import RowForward, forward
@@ -47,8 +47,12 @@ class Network(Fixed):
     bias : bool
         False: no layer has a bias (P&P (2)).
     dtype : {"float32", "float64"}
+    initializer : str, Initializer, or a sequence of them
+        What the initial weights and biases are drawn by, in all layers or in each: ``"sklearn"`` (as scikit-learn
+        draws them), ``"glorot_uniform"``, ``"he_normal"`` and the others of `fastbp.initializers.INITIALIZERS`, or an
+        object such as ``fastbp.initializers.Normal(0.1)``.
     random_state : None, int or numpy.random.RandomState
-        For the initial weights, drawn as scikit-learn draws them.
+        For the initial weights.
     backend : str
         ``"auto"``, ``"cython"``, ``"numba"`` or ``"numpy"``: what computes predictions.
     n_threads : int, optional
@@ -107,6 +111,7 @@ class Network(Fixed):
         *,
         bias: bool = True,
         dtype: Any = "float32",
+        initializer: str | Initializer | Iterable[str | Initializer] = "sklearn",
         random_state: int | np.random.RandomState | None = None,
         backend: str = "auto",
         n_threads: int | None = None,
@@ -128,18 +133,50 @@ class Network(Fixed):
         self.weights = tuple(self.layout.weights(self.parameters))
         self.biases = tuple(self.layout.biases(self.parameters))
         self._row_forward: RowForward | None = None  # made when first used
-        self._initialize(as_random_state(random_state))
+        self.initialize(initializer, random_state)
 
-    def _initialize(self, random_state: np.random.RandomState) -> None:
-        for layer, W in enumerate(self.weights):
-            fan_in, fan_out = W.shape
-            hidden = (self.functions[:-1] or self.functions)[: layer + 1][
-                -1
-            ].name  # the output layer takes the last one's
-            initial_W, initial_b = glorot_uniform(fan_in, fan_out, hidden, random_state)
-            W[...] = initial_W
+    def initialize(
+        self,
+        initializer: str | Initializer | Iterable[str | Initializer] = "sklearn",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        """Draw all parameters anew, in place, as a new network with these arguments would have them.
+
+        They are drawn in float64, layer by layer, a layer's weights before its bias, and rounded to the network's
+        dtype. A trainer's moments and step stay what they are: begin with a new trainer.
+
+        Parameters
+        ----------
+        initializer : str, Initializer, or a sequence of them
+            For all layers, or one for each.
+        random_state : None, int or numpy.random.RandomState
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is not as described, what was drawn is not finite, or the parameters are read-only; the
+            parameters are then unchanged.
+
+        Examples
+        --------
+        >>> import fastbp
+        >>> net = fastbp.Network((4, 3, 2), random_state=0)
+        >>> net.initialize(["he_normal", "glorot_normal"], random_state=1)
+        >>> net.biases[0]
+        array([0., 0., 0.], dtype=float32)
+        """
+        initializers = as_initializers(initializer, self.layout.n_layers)
+        generator = as_random_state(random_state)
+        hidden = [function.name for function in self.functions[:-1]]
+        hidden = hidden or [getattr(self.hidden_activation, "name", self.hidden_activation)]
+        names = [*hidden, hidden[-1]]  # the output layer is drawn for the last one's
+        drawn = draw_layers(initializers, self.layout.shapes, names, generator, self.dtype)
+        if not self.parameters.flags.writeable:
+            raise ValueError("the network's parameters are read-only; set network.parameters.flags.writeable = True")
+        for layer, (W, b) in enumerate(drawn):
+            self.weights[layer][...] = W
             if self.bias:
-                self.biases[layer][...] = initial_b
+                self.biases[layer][...] = b
 
     def __repr__(self) -> str:
         sizes = "-".join(map(str, self.layer_sizes))

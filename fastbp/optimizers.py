@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .kernels import Optimizer as Rule
+from .ranges import check_range
 
 
 class Optimizer:
@@ -65,8 +66,8 @@ class SGD(Optimizer):
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        _check_range("learning_rate", self.learning_rate, 0, np.inf, open_low=True, open_high=True)
-        _check_range("momentum", self.momentum, 0, 1)
+        check_range("learning_rate", self.learning_rate, 0, np.inf, open_low=True, open_high=True)
+        check_range("momentum", self.momentum, 0, 1)
 
     @property
     def rule(self) -> Rule:
@@ -105,10 +106,10 @@ class Adam(Optimizer):
     epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
-        _check_range("learning_rate", self.learning_rate, 0, np.inf, open_low=True, open_high=True)
-        _check_range("beta_1", self.beta_1, 0, 1, open_high=True)
-        _check_range("beta_2", self.beta_2, 0, 1, open_high=True)
-        _check_range("epsilon", self.epsilon, 0, np.inf, open_low=True, open_high=True)
+        check_range("learning_rate", self.learning_rate, 0, np.inf, open_low=True, open_high=True)
+        check_range("beta_1", self.beta_1, 0, 1, open_high=True)
+        check_range("beta_2", self.beta_2, 0, 1, open_high=True)
+        check_range("epsilon", self.epsilon, 0, np.inf, open_low=True, open_high=True)
 
     @property
     def rule(self) -> Rule:
@@ -153,7 +154,7 @@ class AdamW(Adam):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_range("weight_decay", self.weight_decay, 0, np.inf, open_high=True)
+        check_range("weight_decay", self.weight_decay, 0, np.inf, open_high=True)
 
     def step_values(self, t: int, n_steps: int) -> dict[str, Any]:
         _, correction_2 = self._corrections(t, n_steps)
@@ -199,16 +200,3 @@ def as_optimizer(optimizer: str | Optimizer, learning_rate: float | None = None)
         raise ValueError(f"unknown optimizer {optimizer!r}; choose one of {names}, or pass an object")
     kind = OPTIMIZERS[optimizer]
     return kind() if learning_rate is None else kind(learning_rate)  # type: ignore[call-arg]
-
-
-def _check_range(
-    name: str, value: float, low: float, high: float, *, open_low: bool = False, open_high: bool = False
-) -> None:
-    """Refuse a value outside an interval; NaN is outside of every one."""
-    try:
-        inside = (low < value if open_low else low <= value) and (value < high if open_high else value <= high)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}; pass a number") from None
-    if not inside:
-        interval = f"{'(' if open_low else '['}{low}, {high}{')' if open_high else ']'}"
-        raise ValueError(f"{name} is {value!r}; pass a number in {interval}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -50,8 +50,7 @@ class Scale:
             )
         if not math.isfinite(deviation):
             raise ValueError(f"column {name!r} holds numbers up to {np.max(np.abs(values))}; scale it down")
-        rounding = 10 * np.finfo(np.float64).eps * abs(mean)
-        return cls(mean, deviation if deviation > rounding else 1.0)
+        return cls(mean, float(divisor(deviation, mean)))
 
     def apply(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Return the values on this scale."""
@@ -60,6 +59,11 @@ class Scale:
     def undo(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Return what had these values on this scale."""
         return values * self.deviation + self.mean
+
+
+def divisor(deviation: Any, mean: Any) -> NDArray[np.float64]:
+    """Return what to divide by for a deviation of 1: for numbers that are constant but for rounding, 1."""
+    return np.where(deviation > 10 * np.finfo(np.float64).eps * np.abs(mean), deviation, 1.0)
 
 
 @dataclass(frozen=True)
@@ -178,9 +182,9 @@ class Preprocessing:
             if feature.scale is not None:
                 part[:, 0] = feature.scale.apply(_as_numbers(feature.name, used[feature.name]))
             else:
-                unknown[feature.name] = _one_hot(_as_text(used[feature.name]), feature.categories, part)
+                unknown[feature.name] = one_hot(_as_text(used[feature.name]), feature.categories, part)
             start += feature.width
-        _warn_of_unknown(unknown, len(X))
+        warn_of_unknown(unknown, len(X))
         return X
 
     def targets(self, columns: Columns) -> NDArray[Any]:
@@ -328,20 +332,21 @@ def _as_text(values: NDArray[Any]) -> list[str]:
     return [str(value) for value in values.tolist()]
 
 
-def _one_hot(texts: list[str], categories: tuple[str, ...], out: NDArray[Any]) -> list[str]:
-    """Write a 1 into each text's column and return the texts that have none."""
+def one_hot(values: list[Any], categories: Sequence[Any], out: NDArray[Any]) -> list[Any]:
+    """Write a 1 into each value's column of zeros and return the values that have none (Cheng 9.2)."""
     position = {category: i for i, category in enumerate(categories)}
-    found = np.array([position.get(text, -1) for text in texts])
+    found = np.array([position.get(value, -1) for value in values])
     rows = np.flatnonzero(found >= 0)
     out[rows, found[rows]] = 1
-    return [texts[row] for row in np.flatnonzero(found < 0)]
+    return [values[row] for row in np.flatnonzero(found < 0)]
 
 
-def _warn_of_unknown(unknown: dict[str, list[str]], n_rows: int) -> None:
-    for name, texts in unknown.items():
-        if texts:
+def warn_of_unknown(unknown: Mapping[Any, list[Any]], n_rows: int) -> None:
+    """Warn, where the caller's caller is, of values by column that did not occur in training."""
+    for name, values in unknown.items():
+        if values:
             warnings.warn(
-                f"column {name!r}: {len(texts)} of {n_rows} values, such as {texts[0]!r}, did not occur in training; "
+                f"column {name!r}: {len(values)} of {n_rows} values, such as {values[0]!r}, did not occur in training; "
                 "their inputs are all 0",
                 stacklevel=3,
             )

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .preprocessing import Columns, Preprocessing, check_complete, guess_task, is_missing
+from .standardizer import Standardizer
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,9 @@ def train(
     return Trained(model, preprocessing, reason, len(training), len(held_out), seconds, score, baseline)
 
 
-def predict(model: Any, preprocessing: Preprocessing | None, columns: Columns) -> tuple[NDArray[Any], NDArray[Any]]:
+def predict(
+    model: Any, preprocessing: Preprocessing | None, columns: Columns, standardizer: Standardizer | None = None
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return a model's predictions for a table, and the matrix that the model took.
 
     Parameters
@@ -112,6 +115,8 @@ def predict(model: Any, preprocessing: Preprocessing | None, columns: Columns) -
     preprocessing : Preprocessing or None
         None: the columns are the inputs, in their order or by the names that the model knows.
     columns : mapping of str to ndarray of shape (n,)
+    standardizer : Standardizer, optional
+        What brings the inputs to the model's scale.
 
     Returns
     -------
@@ -127,7 +132,9 @@ def predict(model: Any, preprocessing: Preprocessing | None, columns: Columns) -
     if preprocessing is not None:
         X = preprocessing.transform(columns, dtype)
         return preprocessing.restore(model.predict(X)), X
-    X = _matrix(columns, getattr(model, "feature_names_in_", None), dtype)
+    X = _matrix(columns, getattr(model, "feature_names_in_", None), dtype if standardizer is None else np.float64)
+    if standardizer is not None:
+        X = standardizer.transform(X, dtype)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="X does not have valid feature names")  # they were matched here
         return model.predict(X), X

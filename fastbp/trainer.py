@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from . import kernels
 from .callbacks import Callback, History, TrainingState
+from .class_weight import weigh_classes
 from .data import as_features, as_sample_weight, as_targets, is_ready, is_sparse, n_samples
 from .losses import as_loss
 from .network import Fixed, Network
@@ -20,6 +21,7 @@ from .optimizers import Optimizer, as_optimizer
 from .pace import Pace
 from .plan import Data, aligned_empty, run_buffers, training_plan
 from .run import PREDICTION_BATCH, NonFinite, Run, batch_scales, make_table
+from .schedules import Plateau, Schedule, Span, as_schedule, scale
 from .threads import threads_for
 
 
@@ -36,7 +38,12 @@ class Trainer(Fixed):
         ``"sgd"``, ``"adam"``, ``"adamw"``, or an object such as ``fastbp.Adam(1e-3, beta_1=0.8)``.
     learning_rate : float, optional
         For an optimiser given by name.
-    batch_size : int
+    schedule : str or Schedule, optional
+        Factors of the optimiser's learning rate: ``"cosine"``, ``"one_cycle"`` and the others of
+        `fastbp.schedules.SCHEDULES`, or an object such as ``fastbp.schedules.StepDecay(30)``. They go by the steps done
+        so far, from fit to fit.
+    batch_size : int or "full"
+        Samples of a mini-batch; ``"full"`` or None: all of them at once (full-batch gradient descent).
     backend : str
         ``"auto"``, ``"cython"``, ``"numba"`` or ``"numpy"``.
     n_threads : int, optional
@@ -48,6 +55,8 @@ class Trainer(Fixed):
     ----------
     step : int
         Steps done so far.
+    plateau : Plateau
+        What a schedule that goes by losses has seen of them.
     m, v : ndarray of shape (n_parameters,)
         The optimiser's moments (momentum: m holds the velocity), in the layout of ``network.parameters``.
 
@@ -70,7 +79,7 @@ class Trainer(Fixed):
     array([0, 1, 1, 0])
     """
 
-    _fixed = ("network", "loss", "loss_code", "batch_size", "optimizer", "m", "v")
+    _fixed = ("network", "loss", "loss_code", "batch_size", "optimizer", "schedule", "m", "v")
 
     def __init__(
         self,
@@ -79,18 +88,18 @@ class Trainer(Fixed):
         loss: str = "cross_entropy",
         optimizer: str | Optimizer = "adam",
         learning_rate: float | None = None,
-        batch_size: int = 32,
+        schedule: str | Schedule | None = None,
+        batch_size: int | str | None = 32,
         backend: str = "auto",
         n_threads: int | None = None,
         random_state: int | np.random.Generator | None = None,
     ) -> None:
         if not isinstance(network, Network):
             raise TypeError(f"network is a {type(network).__name__}; pass a fastbp.Network")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size!r}; pass a whole number of at least 1")
-        self.network, self.loss, self.batch_size = network, loss, int(batch_size)
+        self.network, self.loss, self.batch_size = network, loss, _as_batch_size(batch_size)
         self.loss_code = as_loss(loss, network.functions[-1].name)
         self.optimizer = as_optimizer(optimizer, learning_rate)
+        self.schedule, self.plateau = as_schedule(schedule), Plateau()
         self.backend = kernels.backend(backend).name
         self.n_threads = None if n_threads is None else kernels.check_n_threads(n_threads)
         self.random_state = _as_generator(random_state)
@@ -105,7 +114,8 @@ class Trainer(Fixed):
     def __repr__(self) -> str:
         return (
             f"<fastbp.Trainer of {self.network!r}, loss {self.loss!r}, {self.optimizer!r}, "
-            f"batch_size {self.batch_size}, {self.step} steps done, backend {self.backend!r}>"
+            + ("" if self.schedule is None else f"{self.schedule!r}, ")
+            + f"batch_size {self.batch_size}, {self.step} steps done, backend {self.backend!r}>"
         )
 
     @property
@@ -136,6 +146,7 @@ class Trainer(Fixed):
         *,
         epochs: int = 1,
         sample_weight: Any = None,
+        class_weight: Any = None,
         validation_data: tuple[Any, Any] | None = None,
         callbacks: Iterable[Callback] = (),
         shuffle: bool = True,
@@ -153,6 +164,9 @@ class Trainer(Fixed):
         epochs : int
         sample_weight : array-like of shape (n,), optional
             At least 0.
+        class_weight : "balanced" or dict of int to float, optional
+            Factors of the sample weights by class, as scikit-learn's: balanced, n / (K n_k) for a class with n_k of the
+            n samples, where K classes occur; a class that is not in the dict weighs 1.
         validation_data : tuple (X, y), optional
             Its loss is taken after each epoch.
         callbacks : iterable of Callback
@@ -174,11 +188,19 @@ class Trainer(Fixed):
         ------
         ValueError
             If an argument is not as described (the network is then unchanged), or if training diverged.
+        ZeroDivisionError
+            If the sample weights of a mini-batch sum to 0.
         """
         _check_fit(epochs, alpha, reduction)
+        if self.schedule is not None and self.schedule.monitor == "validation_loss" and validation_data is None:
+            raise ValueError(
+                "the schedule goes by the validation loss; pass validation_data=(X, y) to fit, or monitor='loss'"
+            )
         callbacks = _with_progress(callbacks, progress)
         on_the_way = self._checks_on_the_way(X) and not callbacks and validation_data is None
         data = self._data(X, y, sample_weight, check=not on_the_way)
+        if class_weight is not None:
+            data["sample_weight"] = weigh_classes(class_weight, data, self.network.activations[-1].code)
         validation = None if validation_data is None else self._data(*_as_pair(validation_data), None)
         if not self.network.parameters.flags.writeable:
             raise ValueError("the network's parameters are read-only; set network.parameters.flags.writeable = True")
@@ -188,7 +210,7 @@ class Trainer(Fixed):
                 self._sync_last()
             run = self._run(data, workspace, not on_the_way)
             rewind = self._rewind()
-            state = TrainingState(self, n_epochs=int(epochs), step=self.step)
+            state = TrainingState(self, int(epochs), step=self.step, validation_data=validation_data)
             for callback in callbacks:
                 callback.on_train_begin(state)
                 ends.callback(callback.on_train_end, state)
@@ -280,7 +302,8 @@ class Trainer(Fixed):
         """Return the steps on some data; their workspace is kept in ``workspace`` for the next fit."""
         network, backend = self.network, kernels.backend(self.backend)
         form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size), checked)
-        batch_size = min(self.batch_size, n_samples(data))
+        n = n_samples(data)
+        batch_size = min(self.batch_size, n) if isinstance(self.batch_size, int) else n
         plan = training_plan(network.layout, network.activations, self.loss_code, self.optimizer.rule, batch_size, form)
         state = {"params": network.parameters}
         if self.optimizer.n_moments:
@@ -315,11 +338,13 @@ class Trainer(Fixed):
             return
         data = run.buffers._asdict()
         n, first = n_samples(data), self.step
+        n_steps = -(-n // run.plan.batch_size)
+        factors = self._rate_factors(n_steps, first + n_steps * (state.n_epochs - state.epoch + 1))
+        step_values = scale(self.optimizer.step_values(first, n_steps), factors)
         order = self._shuffled(n) if shuffle else np.arange(n)
         weights = data["sample_weight"][order, 0] if data["sample_weight"].size else None
-        n_steps = -(-n // run.plan.batch_size)
         scales = batch_scales(n, run.plan.batch_size, weights, reduction)
-        table = make_table(n_steps, scales, {"l2": alpha}, self.optimizer.step_values(first, n_steps))
+        table = make_table(n_steps, scales, {"l2": alpha}, step_values)
 
         def on_cut(done: int) -> bool:
             self.step = state.step = first + done
@@ -339,9 +364,20 @@ class Trainer(Fixed):
         state.history.loss.append(float(run.losses[:2].sum()) / (n_seen if reduction == "mean" else 1))
         if validation is not None:
             state.history.validation_loss.append(self._mean_loss(validation))
+        state.enter_scores()
         state.history.seconds.append(time.perf_counter() - start)
+        factor = 1.0 if factors is None else float(factors[run.n_done - 1])
+        state.history.learning_rate.append(float(self.optimizer.learning_rate) * factor)
+        if self.schedule is not None:
+            self.plateau = self.schedule.after_epoch(self.plateau, state.history)
         for callback in callbacks:
             callback.on_epoch_end(state)
+
+    def _rate_factors(self, n_steps: int, last_step: int) -> NDArray[np.float64] | None:
+        """Return the schedule's factors for the next epoch of a fit that ends at a step; None without a schedule."""
+        if self.schedule is None:
+            return None
+        return self.schedule.factors(self.step, n_steps, Span(n_steps, last_step), self.plateau)
 
     def _shuffled(self, n: int) -> NDArray[np.int64]:
         """Return an epoch's order of the samples; of thousands, NumPy's own shuffle takes three times as long."""
@@ -410,6 +446,16 @@ def _check_fit(epochs: int, alpha: float, reduction: str) -> None:
         raise ValueError(f"alpha is {alpha!r}; pass a finite number of at least 0")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; choose 'mean' or 'sum'")
+
+
+def _as_batch_size(batch_size: Any) -> int | str:
+    if batch_size is None or (isinstance(batch_size, str) and batch_size == "full"):
+        return "full"
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(
+            f"batch_size is {batch_size!r}; pass a whole number of at least 1, or 'full' for all samples at once"
+        )
+    return int(batch_size)
 
 
 def _as_pair(validation_data: Any) -> tuple[Any, Any]:

@@ -139,10 +139,10 @@ def test_the_log_has_a_line_an_epoch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make_callback", "message"),
     [
-        (lambda: fastbp.EarlyStopping(monitor="accuracy"), "monitor is 'accuracy'"),
+        (lambda: fastbp.EarlyStopping(monitor="acuracy"), "monitor is 'acuracy'"),
         (lambda: fastbp.EarlyStopping(patience=0), "patience is 0"),
         (lambda: fastbp.Checkpoint("x", every=0), "every is 0"),
-        (lambda: fastbp.Checkpoint("x", best_of="f1"), "monitor is 'f1'"),
+        (lambda: fastbp.Checkpoint("x", best_of="f2"), "monitor is 'f2'"),
     ],
 )
 def test_bad_options_are_refused(make_callback: Any, message: str) -> None:
