@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .kernels import backends
     from .modelfile import ModelFileError
     from .network import Network
-    from .optimizers import SGD, Adam, AdamW
+    from .optimizers import SGD, Adagrad, Adam, AdamW, Nadam, RMSprop
     from .preprocessing import Preprocessing
     from .standardizer import Standardizer
     from .trainer import Trainer
@@ -34,6 +34,7 @@ _HOMES = {
     "ELU": "activations",
     "GELU": "activations",
     "SELU": "activations",
+    "Adagrad": "optimizers",
     "Adam": "optimizers",
     "AdamW": "optimizers",
     "Callback": "callbacks",
@@ -47,9 +48,11 @@ _HOMES = {
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
     "ModelFileError": "modelfile",
+    "Nadam": "optimizers",
     "Network": "network",
     "OneHot": "categories",
     "Preprocessing": "preprocessing",
+    "RMSprop": "optimizers",
     "ReLU": "activations",
     "SGD": "optimizers",
     "SiLU": "activations",
@@ -69,6 +72,7 @@ __all__ = [
     "GELU",
     "SELU",
     "SGD",
+    "Adagrad",
     "Adam",
     "AdamW",
     "Callback",
@@ -82,9 +86,11 @@ __all__ = [
     "MLPClassifier",
     "MLPRegressor",
     "ModelFileError",
+    "Nadam",
     "Network",
     "OneHot",
     "Preprocessing",
+    "RMSprop",
     "ReLU",
     "SiLU",
     "Standardizer",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .kernels import MOMENTS
 from .kernels import Optimizer as Rule
 from .ranges import check_range
 
@@ -30,7 +31,7 @@ class Optimizer:
     @property
     def n_moments(self) -> int:
         """How many numbers the rule keeps for each parameter."""
-        return {Rule.SGD: 0, Rule.ADAM: 2}.get(self.rule, 1)
+        return len(MOMENTS[self.rule])
 
     def step_values(self, t: int, n_steps: int) -> dict[str, Any]:
         """Return fields of `fastbp.kernels.STEP` for the steps t + 1 to t + n_steps."""
@@ -81,7 +82,7 @@ class SGD(Optimizer):
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adam in scikit-learn's form: the epsilon is added to the uncorrected root.
+    """Adam, by default in scikit-learn's form: the epsilon is added to the uncorrected root.
 
     W -= learning_rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon).
 
@@ -93,6 +94,8 @@ class Adam(Optimizer):
         In [0, 1): decay of the moments m and v.
     epsilon : float
         Greater than 0.
+    form : {"sklearn", "torch"}
+        PyTorch adds the epsilon to the corrected root, sqrt(v) / sqrt(1 - beta_2^t).
 
     Raises
     ------
@@ -104,12 +107,15 @@ class Adam(Optimizer):
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
+    form: str = field(default="sklearn", kw_only=True)
 
     def __post_init__(self) -> None:
         check_range("learning_rate", self.learning_rate, 0, np.inf, open_low=True, open_high=True)
         check_range("beta_1", self.beta_1, 0, 1, open_high=True)
         check_range("beta_2", self.beta_2, 0, 1, open_high=True)
         check_range("epsilon", self.epsilon, 0, np.inf, open_low=True, open_high=True)
+        if self.form not in ("sklearn", "torch"):
+            raise ValueError(f"form is {self.form!r}; choose 'sklearn' or 'torch'")
 
     @property
     def rule(self) -> Rule:
@@ -121,7 +127,7 @@ class Adam(Optimizer):
             "rate": self.learning_rate * np.sqrt(correction_2) / correction_1,
             "beta_1": self.beta_1,
             "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
+            "epsilon": self.epsilon * (np.sqrt(correction_2) if self.form == "torch" else 1.0),
         }
 
     def _corrections(self, t: int, n_steps: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -151,21 +157,139 @@ class AdamW(Adam):
     """
 
     weight_decay: float = 0.01
+    form: str = field(default="torch", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("weight_decay", self.weight_decay, 0, np.inf, open_high=True)
 
     def step_values(self, t: int, n_steps: int) -> dict[str, Any]:
+        return {**super().step_values(t, n_steps), "decay": self.learning_rate * self.weight_decay}
+
+
+@dataclass(frozen=True)
+class Nadam(Adam):
+    """Adam with Nesterov's momentum, as in PyTorch (Dozat 2016).
+
+    With mu_t = beta_1 (1 - 0.5 * 0.96^(t momentum_decay)) and M_t their product up to t, W -= learning_rate
+    (mu_{t+1} / (1 - M_{t+1}) m + (1 - mu_t) / (1 - M_t) dW) / (sqrt(v) / sqrt(1 - beta_2^t) + epsilon).
+
+    Parameters
+    ----------
+    learning_rate, beta_1, beta_2, epsilon : float
+        As in `Adam`.
+    momentum_decay : float
+        At least 0.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of its range.
+    """
+
+    learning_rate: float = 0.002
+    momentum_decay: float = 0.004
+    form: str = field(default="torch", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("momentum_decay", self.momentum_decay, 0, np.inf, open_high=True)
+
+    @property
+    def rule(self) -> Rule:
+        return Rule.NADAM
+
+    def step_values(self, t: int, n_steps: int) -> dict[str, Any]:
         _, correction_2 = self._corrections(t, n_steps)
+        root = np.sqrt(correction_2)
+        times = np.arange(1, t + n_steps + 2, dtype=np.float64)
+        with np.errstate(under="ignore"):
+            mu = self.beta_1 * (1 - 0.5 * 0.96 ** (times * self.momentum_decay))
+            product = np.cumprod(mu)
+        here, following = slice(t, t + n_steps), slice(t + 1, None)
         return {
             **super().step_values(t, n_steps),
-            "epsilon": self.epsilon * np.sqrt(correction_2),
-            "decay": self.learning_rate * self.weight_decay,
+            "rate": self.learning_rate * root * mu[following] / (1 - product[following]),
+            "grad_rate": self.learning_rate * root * (1 - mu[here]) / (1 - product[here]),
         }
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """v = beta_2 v + (1 - beta_2) dW^2, W -= learning_rate dW / (sqrt(v) + epsilon) (Tieleman & Hinton 2012).
+
+    Parameters
+    ----------
+    learning_rate : float
+        Greater than 0.
+    beta_2 : float
+        In [0, 1): decay of v; PyTorch's alpha.
+    epsilon : float
+        Greater than 0.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of its range.
+    """
+
+    learning_rate: float = 0.01
+    beta_2: float = 0.99
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        check_range("learning_rate", self.learning_rate, 0, np.inf, open_low=True, open_high=True)
+        check_range("beta_2", self.beta_2, 0, 1, open_high=True)
+        check_range("epsilon", self.epsilon, 0, np.inf, open_low=True, open_high=True)
+
+    @property
+    def rule(self) -> Rule:
+        return Rule.RMSPROP
+
+    def step_values(self, t: int, n_steps: int) -> dict[str, Any]:
+        return {"rate": self.learning_rate, "beta_2": self.beta_2, "epsilon": self.epsilon}
+
+
+@dataclass(frozen=True)
+class Adagrad(Optimizer):
+    """v = v + dW^2, W -= learning_rate dW / (sqrt(v) + epsilon) (Duchi, Hazan & Singer 2011).
+
+    Parameters
+    ----------
+    learning_rate : float
+        Greater than 0.
+    epsilon : float
+        Greater than 0.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of its range.
+    """
+
+    learning_rate: float = 0.01
+    epsilon: float = 1e-10
+
+    def __post_init__(self) -> None:
+        check_range("learning_rate", self.learning_rate, 0, np.inf, open_low=True, open_high=True)
+        check_range("epsilon", self.epsilon, 0, np.inf, open_low=True, open_high=True)
+
+    @property
+    def rule(self) -> Rule:
+        return Rule.ADAGRAD
+
+    def step_values(self, t: int, n_steps: int) -> dict[str, Any]:
+        return {"rate": self.learning_rate, "epsilon": self.epsilon}
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "sgd": SGD,
+    "adam": Adam,
+    "adamw": AdamW,
+    "nadam": Nadam,
+    "rmsprop": RMSprop,
+    "adagrad": Adagrad,
+}
 
 
 def as_optimizer(optimizer: str | Optimizer, learning_rate: float | None = None) -> Optimizer:
@@ -174,7 +298,8 @@ def as_optimizer(optimizer: str | Optimizer, learning_rate: float | None = None)
     Parameters
     ----------
     optimizer : str or Optimizer
-        ``"sgd"``, ``"adam"``, ``"adamw"``, or an object such as ``Adam(1e-3, beta_1=0.8)``.
+        ``"sgd"``, ``"adam"``, ``"adamw"``, ``"nadam"``, ``"rmsprop"``, ``"adagrad"``, or an object such as
+        ``Adam(1e-3, beta_1=0.8)``.
     learning_rate : float, optional
         Replaces the default of a named optimiser; refused beside an object, which has its own.
 

@@ -364,7 +364,7 @@ def run_buffers(
     """
     dtype = state["params"].dtype
     unused = state["params"][:0]
-    state = {name: state.get(name, unused) for name in ("params", "grads", "m", "v")}
+    state = {name: state.get(name, unused) for name in ("params", "grads", "m", "v", "average")}
     n_entries = _most_entries(data["X_indptr"], plan.batch_size) if len(data["X_indptr"]) else 0
     sizes = {"work": plan.work_size, "scratch": _scratch_size(backend, plan, n_threads, n_entries)}
     workspace = {name: _reuse((spare or {}).get(name), size, dtype) for name, size in sizes.items()}

@@ -596,7 +596,10 @@ def scale(step_values: dict[str, Any], factors: Factors | None) -> dict[str, Any
         raise ValueError(
             f"the schedule gives factors from {factors.min()} to {factors.max()}; they must be finite and at least 0"
         )
-    return {name: value * factors if name in ("rate", "decay") else value for name, value in step_values.items()}
+    return {
+        name: value * factors if name in ("rate", "grad_rate", "decay") else value
+        for name, value in step_values.items()
+    }
 
 
 def _cosine(start: float, end: float, part: Factors) -> Factors:

@@ -16,6 +16,7 @@ from pathlib import Path
 from .checks import Backend, check_n_threads, is_canonical
 from .contract import (
     ACTIVATION,
+    MOMENTS,
     NONE,
     OPERATIONS,
     PLAN_ROW,
@@ -36,6 +37,7 @@ from .threads import capped, usable_processors
 __all__ = [
     "ACTIVATION",
     "MODULES",
+    "MOMENTS",
     "NONE",
     "OPERATIONS",
     "PLAN_ROW",

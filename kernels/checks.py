@@ -21,6 +21,7 @@ from .contract import (
     ACTIVATION,
     FIRST_KEPT,
     IN_TABLES,
+    MOMENTS,
     NONE,
     OPERATIONS,
     PLAN_ROW,
@@ -107,6 +108,9 @@ _SPECS: dict[str, dict[str, _Spec]] = {
     "momentum_step": {**_GRADIENT_STEP, "velocity": _WRITTEN("P")},
     "nesterov_step": {**_GRADIENT_STEP, "velocity": _WRITTEN("P")},
     "adam_step": {**_GRADIENT_STEP, "m": _WRITTEN("P"), "v": _WRITTEN("P")},
+    "nadam_step": {**_GRADIENT_STEP, "m": _WRITTEN("P"), "v": _WRITTEN("P")},
+    "rmsprop_step": {**_GRADIENT_STEP, "v": _WRITTEN("P")},
+    "adagrad_step": {**_GRADIENT_STEP, "v": _WRITTEN("P")},
     "linear_update": {
         "a_prev": _READ("BI"),
         "delta": _READ("BO"),
@@ -119,6 +123,8 @@ _SPECS: dict[str, dict[str, _Spec]] = {
         "v_b": _WRITTEN("O?"),
         "scratch": _SCRATCH,
     },
+    "clip_norm": {"grad": _WRITTEN("P"), "step": _STEP},
+    "average_step": {"param": _READ("P"), "step": _STEP, "average": _WRITTEN("P")},
     "train_steps": {
         "plan": _READ("p", PLAN_ROW),
         "steps": _READ("s", STEP),
@@ -443,7 +449,7 @@ def _check_buffers(buffers: Buffers) -> Any:
     if dtype not in (np.float32, np.float64):
         raise TypeError(f"params has dtype {dtype}; pass float32 or float64")
     kinds = {"X_indices": np.int32, "X_indptr": np.int64, "classes": np.int64}
-    written = {"params", "grads", "m", "v", "work", "scratch"}
+    written = {"params", "grads", "m", "v", "average", "work", "scratch"}
     for name, array in buffers._asdict().items():
         _check_kind(name, array, np.dtype(kinds.get(name, dtype)), name in written)
         wanted = 2 if name in ("X", "y", "sample_weight") else 1
@@ -516,7 +522,7 @@ def check_plan(plan: Array, buffers: Buffers, batch_size: int, predicting: bool 
             raise ValueError(f"row {number} of the plan holds the operation {row['op']}; here only {allowed} run")
         op = Op(row["op"])
         sizes = {"n_in": int(row["n_in"]), "n_out": int(row["n_out"])}
-        least = {"n_in": int(op in _SIZED_BY_INPUTS), "n_out": int(op != Op.OPTIMIZER_STEP)}
+        least = {"n_in": int(op in _SIZED_BY_INPUTS), "n_out": int(op not in _FLAT)}
         if any(sizes[name] < least[name] for name in sizes):
             raise ValueError(f"row {number} of the plan, {op.name.lower()}, has the sizes {sizes}; pass positive ones")
         for name, codes in _ROW_CODES.get(op, {}).items():
@@ -562,13 +568,15 @@ def _check_layers(plan: Array) -> None:
                     f"row {number} of the plan, {op.name.lower()}, has n_in, n_out, b {found} for the weights at {W}, "
                     f"but the layer there has {wanted}"
                 )
-        elif op == Op.OPTIMIZER_STEP and any(start < W < end or start < W + found[0] < end for start, end in spans):
-            raise ValueError(f"row {number} of the plan, optimizer_step, updates parts of the parameters at {spans}")
+        elif op in _FLAT and any(start < W < end or start < W + found[0] < end for start, end in spans):
+            name = op.name.lower()
+            raise ValueError(f"row {number} of the plan, {name}, has to do with parts of the parameters at {spans}")
 
 
 _GATHERS = (Op.GATHER_ROWS, Op.GATHER_CSR_ROWS, Op.GATHER_CLASSES)
-_SIZED_BY_INPUTS = (Op.LINEAR_FORWARD, Op.BACKPROP_DELTA, Op.LINEAR_GRAD, Op.LINEAR_UPDATE, Op.OPTIMIZER_STEP)
-"""The rows that have an ``n_in``: those on parameters."""
+_FLAT = (Op.OPTIMIZER_STEP, Op.CLIP_NORM, Op.AVERAGE_STEP)
+_SIZED_BY_INPUTS = (Op.LINEAR_FORWARD, Op.BACKPROP_DELTA, Op.LINEAR_GRAD, Op.LINEAR_UPDATE, *_FLAT)
+"""The rows that have an ``n_in``: those on parameters, of a layer or of any part of all."""
 
 _WORK_FIELDS: dict[Op, dict[str, str]] = {
     Op.GATHER_ROWS: {"a": "n_out"},
@@ -582,6 +590,8 @@ _WORK_FIELDS: dict[Op, dict[str, str]] = {
     Op.LINEAR_GRAD: {"a_prev": "n_in", "delta": "n_out"},
     Op.LINEAR_UPDATE: {"a_prev": "n_in", "delta": "n_out"},
     Op.OPTIMIZER_STEP: {},
+    Op.CLIP_NORM: {},
+    Op.AVERAGE_STEP: {},
 }
 """What each row reads and writes in ``work``, and which of its sizes is the width; "" is one column."""
 
@@ -595,8 +605,6 @@ _ROW_CODES: dict[Op, dict[str, type[IntEnum]]] = {
 }
 """What codes a row holds, beside its optimizer."""
 
-_MOMENTS = {Optimizer.SGD: (), Optimizer.MOMENTUM: ("m",), Optimizer.NESTEROV: ("m",), Optimizer.ADAM: ("m", "v")}
-
 
 def _parameter_spans(row: Any, op: Op, sizes: dict[str, int]) -> list[tuple[tuple[str, ...], str, int]]:
     """Return which buffers a row uses beside ``work``, from which of its offsets on, and how many elements."""
@@ -608,9 +616,10 @@ def _parameter_spans(row: Any, op: Op, sizes: dict[str, int]) -> list[tuple[tupl
     elif op in (Op.LINEAR_UPDATE, Op.OPTIMIZER_STEP):
         if int(row["optimizer"]) not in set(Optimizer):
             raise ValueError(f"the plan holds the unknown optimizer {row['optimizer']}")
-        names = ("params", *_MOMENTS[Optimizer(row["optimizer"])])
-    if op == Op.OPTIMIZER_STEP:
-        return [((*names, "grads"), "W", sizes["n_in"])]
+        names = ("params", *MOMENTS[Optimizer(row["optimizer"])])
+    if op in _FLAT:
+        names = {Op.OPTIMIZER_STEP: (*names, "grads"), Op.CLIP_NORM: ("grads",)}.get(op, ("params", "average"))
+        return [(names, "W", sizes["n_in"])]
     bias = [] if row["b"] == NONE or op == Op.BACKPROP_DELTA else [(names, "b", sizes["n_out"])]
     return [(names, "W", sizes["n_in"] * sizes["n_out"]), *bias]
 

@@ -29,7 +29,12 @@ OPERATIONS = (
     "momentum_step",
     "nesterov_step",
     "adam_step",
+    "nadam_step",
+    "rmsprop_step",
+    "adagrad_step",
     "linear_update",
+    "clip_norm",
+    "average_step",
     "train_steps",
     "predict",
     "predict_rows",
@@ -138,6 +143,21 @@ class Optimizer(IntEnum):
     MOMENTUM = 1
     NESTEROV = 2
     ADAM = 3
+    NADAM = 4
+    RMSPROP = 5
+    ADAGRAD = 6
+
+
+MOMENTS = {
+    Optimizer.SGD: (),
+    Optimizer.MOMENTUM: ("m",),
+    Optimizer.NESTEROV: ("m",),
+    Optimizer.ADAM: ("m", "v"),
+    Optimizer.NADAM: ("m", "v"),
+    Optimizer.RMSPROP: ("v",),
+    Optimizer.ADAGRAD: ("v",),
+}
+"""Which moments an update rule keeps."""
 
 
 class Op(IntEnum):
@@ -154,6 +174,8 @@ class Op(IntEnum):
     LINEAR_GRAD = 8
     LINEAR_UPDATE = 9
     OPTIMIZER_STEP = 10
+    CLIP_NORM = 11
+    AVERAGE_STEP = 12
 
 
 class Source(IntEnum):
@@ -181,7 +203,7 @@ PLAN_ROW = np.dtype(
         ("optimizer", np.int64),  # Optimizer
         ("source", np.int64),  # Source
         ("finite", np.int64),  # 1: the run ends before a step where what this row gathers is not all finite
-        ("n_in", np.int64),  # inputs I of the layer; for OPTIMIZER_STEP the number of parameters
+        ("n_in", np.int64),  # inputs I of the layer; for the rows from OPTIMIZER_STEP on the number of parameters
         ("n_out", np.int64),  # outputs O of the layer; for a gather the number of columns
         ("a_prev", np.int64),  # offset in work: activations below, (B, I); for a derivative, where it is kept, that
         ("a", np.int64),  # offset in work: activations of this layer, (B, O)
@@ -218,6 +240,10 @@ STEP = np.dtype(
             "beta_2",  # Adam: decay of the second moment
             "epsilon",  # Adam: added to the root of the second moment
             "decay",  # decoupled weight decay a step (AdamW: learning rate times weight decay)
+            "grad_rate",  # Nadam: step size of the gradient itself, beside that of the first moment
+            "clip",  # the gradient's elements are clipped to [-clip, clip]; 0: they are not
+            "max_norm",  # the norm of the whole gradient that CLIP_NORM lets pass; 0: any
+            "average_decay",  # factor of the average that AVERAGE_STEP adds parameters to
         )
     ]
 )
@@ -245,8 +271,8 @@ class Buffers(NamedTuple):
 
     Dense data has ``X`` (n, I) and empty ``X_data, X_indices, X_indptr``; CSR data has ``X`` (0, I), and the indices of
     a sample ascend without repeats. Targets are either ``y`` (n, O) or class numbers ``classes`` (n,).
-    ``sample_weight`` is (n, 1), or (0, 1) where samples weigh the same. ``params, grads, m, v`` share one layout,
-    ``work`` is laid out by the plan, and ``scratch`` is the backend's own, large enough for the largest layer.
+    ``sample_weight`` is (n, 1), or (0, 1) where samples weigh the same. ``params, grads, m, v, average`` share one
+    layout, ``work`` is laid out by the plan, and ``scratch`` is the backend's own, large enough for the largest layer.
     """
 
     X: NDArray[Any]
@@ -260,6 +286,7 @@ class Buffers(NamedTuple):
     grads: NDArray[Any]
     m: NDArray[Any]
     v: NDArray[Any]
+    average: NDArray[Any]
     work: NDArray[Any]
     scratch: NDArray[Any]
 

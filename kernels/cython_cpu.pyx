@@ -19,6 +19,7 @@ import numpy as np
 from . import contract
 from .threads import together
 
+from libc.math cimport sqrt
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
@@ -34,7 +35,7 @@ ctypedef fused real:
 cdef enum Op:
     GATHER_ROWS, GATHER_CSR_ROWS, GATHER_CLASSES
     LINEAR_FORWARD, ACTIVATE, OUTPUT_DELTA, ACTIVATION_DELTA, BACKPROP_DELTA
-    LINEAR_GRAD, LINEAR_UPDATE, OPTIMIZER_STEP
+    LINEAR_GRAD, LINEAR_UPDATE, OPTIMIZER_STEP, CLIP_NORM, AVERAGE_STEP
 
 cdef enum Source:
     FROM_X, FROM_Y, FROM_SAMPLE_WEIGHT
@@ -92,7 +93,8 @@ def run_scratch_size(plan, n_rows, n_threads, n_entries):
     packed = sum([(_whole(n_in) + 1) * _whole(n_out) for n_in, n_out in sizes])
     outputs = contract.room(n_rows, _whole(largest[1]))  # of a prediction
     csr = _csr_size(plan, largest[1], n_threads, n_entries)
-    return _workspace_size(*largest, n_rows, n_threads) + outputs + sum(_used(plan)) * packed + csr
+    norms = 2 * (packed // NORM_BLOCK + 1 + 2 * len(plan)) if CLIP_NORM in plan["op"].tolist() else 0
+    return _workspace_size(*largest, n_rows, n_threads) + outputs + sum(_used(plan)) * packed + csr + _whole(norms)
 
 
 def rows_scratch_size(layers):
@@ -106,11 +108,12 @@ def _whole(n):
 
 
 def _used(plan):
-    """Return whether a plan uses params, grads, m and v."""
+    """Return whether a plan uses params, grads, m, v and average."""
     ops = plan["op"].tolist()
     rules = {rule for op, rule in zip(ops, plan["optimizer"].tolist()) if op in (LINEAR_UPDATE, OPTIMIZER_STEP)}
-    gradient = LINEAR_GRAD in ops or OPTIMIZER_STEP in ops
-    return True, gradient, bool(rules & {MOMENTUM, NESTEROV, ADAM}), ADAM in rules
+    gradient = bool({LINEAR_GRAD, OPTIMIZER_STEP, CLIP_NORM} & {*ops})
+    m, v = [any([name in contract.MOMENTS[rule] for rule in rules]) for name in ("m", "v")]
+    return True, gradient, m, v, AVERAGE_STEP in ops
 
 
 PACKS = True
@@ -118,12 +121,12 @@ PACKS = True
 
 def pack(plan, buffers, moments=True):
     """Pack the parameters of a run, and what goes with them, into ``scratch``, where `train_steps` works on them."""
-    _pack(*_numbers(plan), _used(plan), True, moments, *buffers[7:11], buffers.scratch, False)
+    _pack(*_numbers(plan), _used(plan), True, moments, *buffers[7:12], buffers.scratch, False)
 
 
 def unpack(plan, buffers, params=True, moments=True):
     """Write the parameters of a run, and what goes with them, back to where their owner looks for them."""
-    _pack(*_numbers(plan), _used(plan), params, moments, *buffers[7:11], buffers.scratch, True)
+    _pack(*_numbers(plan), _used(plan), params, moments, *buffers[7:12], buffers.scratch, True)
 
 
 def shuffle(const double[::1] u, int64_t[::1] order, int n_threads=1):
@@ -297,6 +300,23 @@ def adam_step(
         tiles(&param[0]).apply(ADAM, &step[0], 1, param.shape[0], &grad[0], &param[0], &m[0], &v[0])
 
 
+def nadam_step(
+    const real[::1] grad, const Step[::1] step, real[::1] param, real[::1] m, real[::1] v, int n_threads=1
+):
+    with nogil:
+        tiles(&param[0]).apply(NADAM, &step[0], 1, param.shape[0], &grad[0], &param[0], &m[0], &v[0])
+
+
+def rmsprop_step(const real[::1] grad, const Step[::1] step, real[::1] param, real[::1] v, int n_threads=1):
+    with nogil:
+        tiles(&param[0]).apply(RMSPROP, &step[0], 1, param.shape[0], &grad[0], &param[0], NULL, &v[0])
+
+
+def adagrad_step(const real[::1] grad, const Step[::1] step, real[::1] param, real[::1] v, int n_threads=1):
+    with nogil:
+        tiles(&param[0]).apply(ADAGRAD, &step[0], 1, param.shape[0], &grad[0], &param[0], NULL, &v[0])
+
+
 def linear_update(
     const real[:, ::1] a_prev,
     const real[:, ::1] delta,
@@ -312,6 +332,23 @@ def linear_update(
     int n_threads=1,
 ):
     return _update_by_hand(a_prev, delta, optimizer, step, W, W, b, m_W, m_b, v_W, v_b, scratch)
+
+
+def clip_norm(real[::1] grad, const Step[::1] step, int n_threads=1):
+    cdef const Tiles* cpu = tiles(&grad[0])
+    cdef Py_ssize_t block, n = grad.shape[0]
+    cdef double total = 0, norm
+    with nogil:
+        for block in range(_n_blocks(n)):
+            total += cpu.square_sum(min(NORM_BLOCK, n - block * NORM_BLOCK), &grad[block * NORM_BLOCK])
+        norm = sqrt(total)
+        cpu.rescale(n, _norm_factor(norm, &step[0]), &grad[0])
+    return norm
+
+
+def average_step(const real[::1] param, const Step[::1] step, real[::1] average, int n_threads=1):
+    with nogil:
+        tiles(&average[0]).move_average(average.shape[0], 1 - step[0].average_decay, &param[0], &average[0])
 
 
 def train_steps(plan, steps, order, Py_ssize_t batch_size, buffers, losses, int n_threads=1):
@@ -450,7 +487,7 @@ cdef void _linear_update(
     cdef const real* strips = delta
     cdef int form = ACROSS_STRIPS if batch.n_panels else FEW_ROWS
     cdef Update update
-    if batch.n == 1 and rule == SGD and step.l2 == 0 and cpu.is_finite(layer.n_out, delta):
+    if batch.n == 1 and rule == SGD and step.l2 == 0 and step.clip == 0 and cpu.is_finite(layer.n_out, delta):
         _descend_one(worker, share, a_prev, delta, step, layer, csr)
         return
     update.batch, update.n_in, update.a_prev, update.rule, update.step = batch[0], n_in, a_prev, rule, step
@@ -480,7 +517,7 @@ cdef void _linear_update(
         _forget_columns(csr)
     if layer.b != NULL:
         _update_bias(worker, batch, strips, strip_size, rule, step, layer)
-    if rule == ADAM and <real> step.epsilon == 0:
+    if rule >= ADAM and <real> step.epsilon == 0:
         _clear_filling(worker, layer, <real*> layer.W)
 
 
@@ -504,6 +541,7 @@ def _train_steps(
     real[::1] grads,
     real[::1] m,
     real[::1] v,
+    real[::1] average,
     real[::1] work,
     real[::1] scratch,
     double[::1] losses,
@@ -514,7 +552,7 @@ def _train_steps(
     cdef const Row* natural = <const Row*> &natural_rows[0]
     cdef Row* plan = <Row*> &rows[0]
     cdef const Step* steps = <const Step*> &numbers[0]
-    cdef real* packed[4]
+    cdef real* packed[5]
     cdef real* rest = &scratch[0]
     cdef Py_ssize_t n_plan = rows.shape[0] * sizeof(int64_t) // sizeof(Row)
     cdef Py_ssize_t n_steps = numbers.shape[0] * sizeof(double) // sizeof(Step)
@@ -526,10 +564,11 @@ def _train_steps(
     cdef Share share
     cdef Worker worker
     cdef Csr csr
-    for state in range(4):
+    for state in range(5):
         packed[state] = rest
         rest += size if used[state] else 0
     worker = _worker_of(plan, n_plan, thread, &barrier[0], batch_size, &rest)
+    worker.norms = <double*> _take(&rest, 2 * (_n_blocks(size) + 2 * n_plan) if _has(plan, n_plan, CLIP_NORM) else 0)
     csr = _csr_of(plan, n_plan, &worker, &sources, &rest)
     _keep_numbers(plan, n_plan)
     with nogil:
@@ -609,6 +648,10 @@ cdef bint _train_step(
             )
         elif row.op == OPTIMIZER_STEP:
             _optimizer_step(worker, natural, plan, n_plan, row, step, states)
+        elif row.op == CLIP_NORM:
+            _clip_norm(worker, natural, plan, n_plan, row, step, states[1])
+        elif row.op == AVERAGE_STEP:
+            _average_step(worker, natural, plan, n_plan, row, step, states)
         if row.barrier:
             _meet(worker)
         if row.op <= GATHER_CLASSES and ATOMIC_LOAD(worker.barrier + STOPPED):  # later on others may be a step ahead
@@ -642,6 +685,7 @@ def _predict(
     const real[::1] grads,
     const real[::1] m,
     const real[::1] v,
+    const real[::1] average,
     real[::1] work,
     real[::1] scratch,
     real[:, ::1] out,

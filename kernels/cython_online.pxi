@@ -34,7 +34,7 @@ cdef Py_ssize_t _online_steps(
     real* work, double* losses
 ) noexcept nogil:
     """Do gradient descent on some samples; return how many steps are done. Before samples or errors that are not finite,
-    and penalties, it ends: these are left to the walk."""
+    penalties and clipping it ends: these are left to the walk."""
     cdef const Tiles* cpu = tiles(work)
     cdef const Row* first = online.forward
     cdef const Row* row
@@ -46,7 +46,7 @@ cdef Py_ssize_t _online_steps(
     cdef double loss
     while s < n_steps:
         x, following = X + order[s] * n_in, X + order[s + 1] * n_in if s + 1 < n_steps else NULL
-        if steps[s].l2 != 0 or not (is_forward or cpu.is_finite(n_in, x)):
+        if steps[s].l2 != 0 or steps[s].clip != 0 or not (is_forward or cpu.is_finite(n_in, x)):
             break
         if not is_forward:
             _online_forward(worker, first, x, params, work)

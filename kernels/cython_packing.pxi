@@ -237,18 +237,18 @@ cdef void _pack_state(
 
 def _pack(
     const int64_t[::1] natural_rows, int64_t[::1] rows, used, bint parameters, bint moments, real[::1] params,
-    real[::1] grads, real[::1] m, real[::1] v, real[::1] scratch, bint back
+    real[::1] grads, real[::1] m, real[::1] v, real[::1] average, real[::1] scratch, bint back
 ):
     """Pack the flat buffers that are used one behind the other, or write them back."""
     cdef const Row* natural = <const Row*> &natural_rows[0]
     cdef Row* plan = <Row*> &rows[0]
     cdef Py_ssize_t n_plan = rows.shape[0] * sizeof(int64_t) // sizeof(Row)
-    cdef real* flat[4]
+    cdef real* flat[5]
     cdef real* packed = &scratch[0]
     cdef Py_ssize_t state, size = _place(natural, plan, n_plan, packed)
-    flat[0], flat[1], flat[2], flat[3] = &params[0], &grads[0], &m[0], &v[0]
-    for state in range(4):
-        if used[state] and (parameters if state < 2 else moments):
+    flat[0], flat[1], flat[2], flat[3], flat[4] = &params[0], &grads[0], &m[0], &v[0], &average[0]
+    for state in range(5):
+        if used[state] and (moments if state in (2, 3) else parameters):
             with nogil:
                 _pack_state(natural, plan, n_plan, flat[state], packed, back)
         packed += size if used[state] else 0
@@ -307,7 +307,7 @@ def _update_by_hand(
     cdef real* below
     cdef real* error
     cdef real* weights
-    cdef bint moment = rule != NONE and rule != SGD, second = rule == ADAM
+    cdef bint moment = rule > SGD and rule < RMSPROP, second = rule >= ADAM
     cdef Py_ssize_t n_out = W.shape[1], n_bias = param_b.shape[0]
     with nogil:
         below, error = _take_batch(&rest, &batch, layer.n_in), _take_batch(&rest, &batch, n_out)

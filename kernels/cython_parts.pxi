@@ -244,26 +244,111 @@ cdef inline Py_ssize_t _list_all(Py_ssize_t n, int32_t* list) noexcept nogil:
     return n
 
 
+cdef enum:
+    NORM_BLOCK = 4096  # elements whose squares are added up together
+
+
+cdef inline Py_ssize_t _n_blocks(Py_ssize_t n) noexcept nogil:
+    return (n + NORM_BLOCK - 1) // NORM_BLOCK
+
+
+cdef inline bint _has(const Row* plan, Py_ssize_t n_plan, int64_t op) noexcept nogil:
+    """Return whether a plan has a row of a kind."""
+    cdef Py_ssize_t r
+    for r in range(n_plan):
+        if plan[r].op == op:
+            return True
+    return False
+
+
+cdef inline double _norm_factor(double norm, const Step* step) noexcept nogil:
+    """Return what a gradient is multiplied with to be clipped by its norm."""
+    return 1 if step.max_norm == 0 or norm + 1e-6 <= step.max_norm else step.max_norm / (norm + 1e-6)
+
+
+cdef struct Span:
+    Py_ssize_t first, n
+
+
+cdef inline Span _span(
+    const Row* natural, const Row* plan, Py_ssize_t r, const Row* row, Py_ssize_t lanes, bint bias
+) noexcept nogil:
+    """Return where the weights, or the bias, of a layer lie when packed; nothing unless the flat range of ``row`` has them."""
+    cdef Py_ssize_t n_out = _rounded(plan[r].n_out, lanes), end = row.W + row.n_in
+    if plan[r].op != LINEAR_FORWARD or _first_with(natural, natural[r].W) != r:
+        return Span(0, 0)
+    if bias:
+        return Span(plan[r].b, n_out) if natural[r].b != NONE and row.W <= natural[r].b < end else Span(0, 0)
+    return Span(plan[r].W, plan[r].n_in * n_out) if row.W <= natural[r].W < end else Span(0, 0)
+
+
 cdef void _optimizer_step(
     Worker* worker, const Row* natural, const Row* plan, Py_ssize_t n_plan, const Row* row, const Step* step,
     real** states
 ) noexcept nogil:
     """Apply a rule to those parameters, packed, that lie in the flat range of ``row``."""
-    cdef Py_ssize_t L = tiles(states[0]).lanes, end = row.W + row.n_in, r
-    for r in range(n_plan):
-        if plan[r].op == LINEAR_FORWARD and row.W <= natural[r].W < end:
-            _apply_span(worker, row.optimizer, step, plan[r].W, plan[r].n_in * _rounded(plan[r].n_out, L), states)
-        if plan[r].op == LINEAR_FORWARD and natural[r].b != NONE and row.W <= natural[r].b < end:
-            _apply_span(worker, row.optimizer, step, plan[r].b, plan[r].n_out, states)
-
-
-cdef void _apply_span(
-    Worker* worker, int rule, const Step* step, Py_ssize_t first, Py_ssize_t n, real** states
-) noexcept nogil:
-    """Apply a rule to n packed parameters from ``first`` on."""
     cdef const Tiles* cpu = tiles(states[0])
-    cdef Share share = _share(worker, n, cpu.lanes)
-    cdef Py_ssize_t at = first + share.first
-    cpu.apply(
-        rule, step, 1, share.end - share.first, states[1] + at, states[0] + at, states[2] + at, states[3] + at
-    )
+    cdef Py_ssize_t r, at, part
+    cdef Span span
+    cdef Share share
+    cdef Layer layer
+    for r in range(n_plan):
+        for part in range(2):
+            span = _span(natural, plan, r, row, cpu.lanes, part == 1)
+            share, at = _share(worker, span.n, cpu.lanes), span.first
+            at += share.first
+            cpu.apply(
+                row.optimizer, step, 1, share.end - share.first, states[1] + at, states[0] + at, states[2] + at,
+                states[3] + at
+            )
+    if row.optimizer >= ADAM and <real> step.epsilon == 0:
+        _meet(worker)
+        for r in range(n_plan):
+            if plan[r].op == LINEAR_FORWARD:
+                layer = _layer(&plan[r], states[0], states[0], states[0])
+                _clear_filling(worker, &layer, <real*> layer.W)
+
+
+cdef void _average_step(
+    Worker* worker, const Row* natural, const Row* plan, Py_ssize_t n_plan, const Row* row, const Step* step,
+    real** states
+) noexcept nogil:
+    """Move the average of those parameters, packed, that lie in the flat range of ``row``."""
+    cdef const Tiles* cpu = tiles(states[0])
+    cdef Py_ssize_t r, at, part
+    cdef Span span
+    cdef Share share
+    for r in range(n_plan):
+        for part in range(2):
+            span = _span(natural, plan, r, row, cpu.lanes, part == 1)
+            share, at = _share(worker, span.n, cpu.lanes), span.first
+            at += share.first
+            cpu.move_average(share.end - share.first, 1 - step.average_decay, states[0] + at, states[4] + at)
+
+
+cdef void _clip_norm(
+    Worker* worker, const Row* natural, const Row* plan, Py_ssize_t n_plan, const Row* row, const Step* step, real* grads
+) noexcept nogil:
+    """Clip the gradient, packed, of the parameters that lie in the flat range of ``row``, by its norm. Blocks are shared,
+    and their sums added up in an order that does not depend on the number of threads."""
+    cdef const Tiles* cpu = tiles(grads)
+    cdef Py_ssize_t r, part, block, first = 0
+    cdef double factor
+    cdef Span span
+    cdef Share share
+    for r in range(n_plan):
+        for part in range(2):
+            span = _span(natural, plan, r, row, cpu.lanes, part == 1)
+            share = _share(worker, _n_blocks(span.n), 1)
+            for block in range(share.first, share.end):
+                worker.norms[first + block] = cpu.square_sum(
+                    min(NORM_BLOCK, span.n - block * NORM_BLOCK), grads + span.first + block * NORM_BLOCK
+                )
+            first += _n_blocks(span.n)
+    _meet(worker)
+    factor = _norm_factor(sqrt(_sum(worker.norms, first)), step)
+    for r in range(n_plan if factor != 1 else 0):
+        for part in range(2):
+            span = _span(natural, plan, r, row, cpu.lanes, part == 1)
+            share = _share(worker, span.n, cpu.lanes)
+            cpu.rescale(share.end - share.first, factor, grads + span.first + share.first)

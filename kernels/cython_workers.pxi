@@ -22,6 +22,7 @@ cdef struct Worker:
     void* strips  # all threads': the errors of a layer in strips
     double* losses  # of each panel or row
     double* squares  # of the weights of each GRAIN inputs
+    double* norms  # squares of a gradient, block by block
 
 cdef struct Share:
     Py_ssize_t first, end
@@ -43,7 +44,7 @@ cdef Worker _worker(
     cdef real* strips = _take(rest, _rounded(n_out, L) * _rounded(n_rows, L))
     cdef real* losses = _take(rest, 2 * _rounded(n_rows, L))
     cdef real* squares = _take(rest, 2 * _rounded(n_in, L))
-    return Worker(thread, n_threads, n_out, barrier, Patience(0, 0, 0), own, strips, <double*> losses, <double*> squares)
+    return Worker(thread, n_threads, n_out, barrier, Patience(0, 0, 0), own, strips, <double*> losses, <double*> squares, NULL)
 
 
 cdef Worker _worker_of(

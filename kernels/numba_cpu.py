@@ -10,8 +10,10 @@ points to a table of the primitives' addresses.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from numba import int32
+from numba import float64, int32
 
 from . import contract
 from .contract import NONE, Activation, Op, Optimizer, Source
@@ -45,11 +47,14 @@ from .numba_packing import (
 )
 from .numba_parts import (
     BLOCK_SIZE,
+    NORM_BLOCK,
     activate_units,
     activation_delta_of_units,
+    average_packed,
     backprop_one,
     before_softmax,
     clear_squares,
+    clip_packed,
     descend_one,
     finish_update,
     forward_one,
@@ -57,7 +62,10 @@ from .numba_parts import (
     forward_rows,
     further,
     group,
+    has,
     list_all,
+    n_blocks,
+    norm_factor,
     optimizer_step,
     remember,
     scatter_strips,
@@ -69,10 +77,13 @@ from .numba_rows import (
     activate_row,
     apply,
     is_finite,
+    move_average,
     output_classes,
     output_panel,
     output_row,
+    rescale,
     softmax,
+    square_sum,
     through_activation,
     through_softmax,
     weighted_rows,
@@ -102,6 +113,7 @@ from .numba_workers import (
     rounded,
     share,
     sum_of,
+    take,
     whole,
     worker_of,
     workspace_size,
@@ -124,7 +136,9 @@ def run_scratch_size(plan, n_rows, n_threads, n_entries):
     packed = sum((n_in + 1) * n_out for n_in, n_out in sizes)
     outputs = contract.room(n_rows, n_out)  # of a prediction
     csr = csr_size(plan, n_out, n_threads, n_entries)
-    return workspace_size(n_in, n_out, whole(n_rows), n_threads) + outputs + sum(_used(plan)) * packed + csr
+    norms = 2 * (packed // NORM_BLOCK + 1 + 2 * len(plan)) if Op.CLIP_NORM in plan["op"].tolist() else 0
+    parts = workspace_size(n_in, n_out, whole(n_rows), n_threads) + outputs + csr + whole(norms)
+    return parts + sum(_used(plan)) * packed
 
 
 def rows_scratch_size(layers):
@@ -133,12 +147,13 @@ def rows_scratch_size(layers):
 
 
 def _used(plan):
-    """Return whether a plan uses params, grads, m and v: 1 or 0."""
+    """Return whether a plan uses params, grads, m, v and average: 1 or 0."""
     ops = plan["op"].tolist()
     updates = Op.LINEAR_UPDATE, Op.OPTIMIZER_STEP
     rules = {rule for op, rule in zip(ops, plan["optimizer"].tolist(), strict=True) if op in updates}
-    gradient = Op.LINEAR_GRAD in ops or Op.OPTIMIZER_STEP in ops
-    return 1, int(gradient), int(bool(rules - {Optimizer.SGD})), int(Optimizer.ADAM in rules)
+    gradient = bool({Op.LINEAR_GRAD, Op.OPTIMIZER_STEP, Op.CLIP_NORM} & {*ops})
+    m, v = (any(name in contract.MOMENTS[rule] for rule in rules) for name in ("m", "v"))
+    return 1, int(gradient), int(m), int(v), int(Op.AVERAGE_STEP in ops)
 
 
 PACKS = True
@@ -211,13 +226,33 @@ def adam_step(grad, step, param, m, v, n_threads=1):
     _step_by_hand(_tiles(grad), Optimizer.ADAM.value, grad, step, param, m, v)
 
 
+def nadam_step(grad, step, param, m, v, n_threads=1):
+    _step_by_hand(_tiles(grad), Optimizer.NADAM.value, grad, step, param, m, v)
+
+
+def rmsprop_step(grad, step, param, v, n_threads=1):
+    _step_by_hand(_tiles(grad), Optimizer.RMSPROP.value, grad, step, param, v, v)
+
+
+def adagrad_step(grad, step, param, v, n_threads=1):
+    _step_by_hand(_tiles(grad), Optimizer.ADAGRAD.value, grad, step, param, v, v)
+
+
 def linear_update(a_prev, delta, optimizer, step, W, b, m_W, m_b, v_W, v_b, scratch, n_threads=1):
     return _update_by_hand(_tiles(W), a_prev, delta, optimizer, step, W, W, b, m_W, m_b, v_W, v_b, scratch)
 
 
+def clip_norm(grad, step, n_threads=1):
+    return _clip_by_hand(_tiles(grad), grad, step)
+
+
+def average_step(param, step, average, n_threads=1):
+    _average_by_hand(_tiles(param), param, step, average)
+
+
 def train_steps(plan, steps, order, batch_size, buffers, losses, n_threads=1):
     tiles, used, flat, plan = _tiles(buffers.params), _used(plan), _flat(buffers), as_writable(plan)
-    if n_threads == 1 and plan["online"][0] == 1 and not steps["l2"].any():
+    if n_threads == 1 and plan["online"][0] == 1 and not (steps["l2"].any() or steps["clip"].any()):
         done = online_steps(tiles, plan, _copy_of(plan), steps, order, flat, losses)
         steps, order = steps[done:], order[done:]
         if not steps.size:
@@ -339,7 +374,8 @@ def _linear_update(tiles, worker, batch, a_prev, delta, rule, step, layer, W, n_
     """
     L, n_in, n_strips = lanes(delta), layer.n_in, (layer.n_out + lanes(delta) - 1) // lanes(delta)
     first, end = share(worker, n_in, GRAIN)
-    if batch.n == 1 and rule == Optimizer.SGD and step.l2 == 0 and is_finite(tiles, layer.n_out, delta):
+    is_plain = rule == Optimizer.SGD and step.l2 == 0 and step.clip == 0
+    if batch.n == 1 and is_plain and is_finite(tiles, layer.n_out, delta):
         descend_one(tiles, worker, first, end, a_prev, delta, step, layer)
         return
     spread(worker.ahead, n_ahead, ((end - first + L - 1) // L) * ((n_strips + TILE_VECTORS - 1) // TILE_VECTORS))
@@ -368,7 +404,8 @@ def _states(packed, size, used):
     """Return where the parameters of a run lie, and those that go with them, one behind the other."""
     grads = at(packed, size)
     m = at(grads, used[1] * size)
-    return States(packed, grads, m, at(m, used[2] * size))
+    v = at(m, used[2] * size)
+    return States(packed, grads, m, v, at(v, used[3] * size))
 
 
 @jit
@@ -390,6 +427,8 @@ def _train_steps(
     size = place(natural, plan, packed)
     states = _states(packed, size, used)
     worker, rest = worker_of(plan, thread, pointer(barrier), batch_size, at(packed, sum(used) * size))
+    norms, rest = take(rest, 2 * (n_blocks(size) + 2 * plan.size) if has(plan, Op.CLIP_NORM) else 0)
+    norms = as_pointer_to(norms, float64)
     csr, rest = csr_of(plan, worker, rest)
     keep_numbers(plan)
     is_near = buffers.X.size <= BLOCK_SIZE  # asking ahead for near samples takes longer than it saves
@@ -401,14 +440,15 @@ def _train_steps(
         following = share(worker, min(batch_size, order.size - end), 1)
         store(worker.ahead, Ahead.ORDER, address_of(at(pointer(order), end + following.first)))
         batch, n_ahead = make_batch(end - start, rest), 0 if is_near else following.end - following.first
-        data = sources_of(buffers), at(pointer(order), start), csr, n_ahead, skip_zeros, states, pointer(buffers.work)
-        if not _train_step(table, worker, natural, plan, batch, steps[s], *data, losses):
+        samples = sources_of(buffers), at(pointer(order), start), csr, n_ahead, skip_zeros
+        memory = states, pointer(buffers.work), norms, losses
+        if not _train_step(table, worker, natural, plan, batch, steps[s], *samples, *memory):
             break
 
 
 @inlined
 def _train_step(
-    tiles, worker, natural, plan, batch, step, sources, order, csr, n_ahead, skip_zeros, states, work, losses
+    tiles, worker, natural, plan, batch, step, sources, order, csr, n_ahead, skip_zeros, states, work, norms, losses
 ):
     """Do a step; return False, and do nothing, if its samples are not finite."""
     data_loss, squares, a_first = 0.0, 0.0, NONE
@@ -444,6 +484,10 @@ def _train_step(
             _backprop_delta(tiles, worker, batch, delta, layer, a_prev, activation_of(row), at(work, row.delta_prev))
         elif row.op == Op.OPTIMIZER_STEP:
             optimizer_step(tiles, worker, natural, plan, row, step, states)
+        elif row.op == Op.CLIP_NORM:
+            clip_packed(tiles, worker, natural, plan, row, step, states.grads, norms)
+        elif row.op == Op.AVERAGE_STEP:
+            average_packed(tiles, worker, natural, plan, row, step, states)
         else:
             layer, rule, n_fetched = layer_of(row, states.grads, states.grads, states.grads), NONE, 0
             if row.op == Op.LINEAR_UPDATE:
@@ -539,17 +583,18 @@ def _predict_rows(tiles, layers, X, params, scratch, out):
 
 def _packing(plan, buffers):
     """Return the first arguments of `_pack`."""
-    arrays = map(_flat_array, (*buffers[7:11], buffers.scratch))
+    arrays = map(_flat_array, (*buffers[7:12], buffers.scratch))
     return _tiles(buffers.params), as_writable(plan), _copy_of(plan), _used(plan), *arrays
 
 
 @jit
-def _pack(tiles, natural, plan, used, params, grads, m, v, scratch, parameters, moments, back):
+def _pack(tiles, natural, plan, used, params, grads, m, v, average, scratch, parameters, moments, back):
     """Pack the flat buffers that are used one behind the other, or write them back."""
-    flat, packed = States(pointer(params), pointer(grads), pointer(m), pointer(v)), pointer(scratch)
+    flat = States(pointer(params), pointer(grads), pointer(m), pointer(v), pointer(average))
+    packed = pointer(scratch)
     size = place(natural, plan, packed)
-    for state in range(4):
-        if used[state] and (parameters if state < 2 else moments):
+    for state in range(5):
+        if used[state] and (moments if state == 2 or state == 3 else parameters):
             pack_state(pointer(tiles), natural, plan, flat[state], packed, back)
         packed = at(packed, used[state] * size)
 
@@ -660,8 +705,8 @@ def _update_by_hand(tiles, a_prev, delta, rule, step, W, param_W, param_b, m_W, 
     pack_batch(table, worker, batch, n_in, pointer(a_prev), null(worker.ahead), below)
     pack_batch(table, worker, batch, n_out, pointer(delta), null(worker.ahead), error)
     params, b, rest = take_layer(table, rest, param_W, param_b, True)
-    m, m_bias, rest = take_layer(table, rest, m_W, m_b, rule > Optimizer.SGD)
-    v, v_bias, rest = take_layer(table, rest, v_W, v_b, rule == Optimizer.ADAM)
+    m, m_bias, rest = take_layer(table, rest, m_W, m_b, rule > Optimizer.SGD and rule < Optimizer.RMSPROP)
+    v, v_bias, rest = take_layer(table, rest, v_W, v_b, rule >= Optimizer.ADAM)
     weights, layer = params, Layer(n_in, n_out, params, m, v, b, m_bias, v_bias)
     if rule == NONE:
         weights, rest = take_weights(table, rest, W)
@@ -676,3 +721,18 @@ def _update_by_hand(tiles, a_prev, delta, rule, step, W, param_W, param_b, m_W, 
 def _step_by_hand(tiles, rule, grad, step, param, m, v):
     state = pointer(param), pointer(m), pointer(v)
     apply(pointer(tiles), rule, numbers_of(step[0]), 1.0, param.size, pointer(grad), *state)
+
+
+@jit
+def _clip_by_hand(tiles, grad, step):
+    total, n = 0.0, grad.size
+    for start in range(0, n, NORM_BLOCK):
+        total += square_sum(pointer(tiles), min(NORM_BLOCK, n - start), at(pointer(grad), start))
+    norm = math.sqrt(total)
+    rescale(pointer(tiles), n, norm_factor(norm, step[0]), pointer(grad))
+    return norm
+
+
+@jit
+def _average_by_hand(tiles, param, step, average):
+    move_average(pointer(tiles), average.size, 1.0 - step[0].average_decay, pointer(param), pointer(average))

@@ -25,7 +25,7 @@ from .numba_parts import (
     softmax_samples,
 )
 from .numba_rows import activate_row, gather_panel, is_finite, weighted_rows
-from .numba_rules import GRAD_SCALE, IN_SCALE, L2, apply_rule, code_of, store_rates
+from .numba_rules import CLIP, GRAD_SCALE, IN_SCALE, L2, apply_rule, code_of, store_rates
 from .numba_tiles import GRAIN, MAX_ROWS, SQUARES, TILE_VECTORS, finish_tile, rows_of_next
 from .numba_vectors import (
     as_pointer_to,
@@ -191,7 +191,8 @@ def update_csr(tiles, worker, batch, csr, sources, order, delta, rule, step, lay
     """Do the work of `_linear_update` on a layer whose inputs are CSR samples."""
     L, n_in, n_strips, strip = lanes(delta), layer.n_in, (layer.n_out + lanes(delta) - 1) // lanes(delta), 0
     first, end = share(worker, n_in, GRAIN)
-    if batch.n == 1 and rule == Optimizer.SGD and step.l2 == 0 and is_finite(tiles, layer.n_out, delta):
+    is_plain = rule == Optimizer.SGD and step.l2 == 0 and step.clip == 0
+    if batch.n == 1 and is_plain and is_finite(tiles, layer.n_out, delta):
         n_listed = open_sample(csr, sources, load(order, 0), first, end)
         descend(tiles, worker, first, n_listed, csr.inputs, csr.x, delta, step, layer)
         close_sample(csr, n_listed)
@@ -226,7 +227,7 @@ def update_entries(
     vector, l2, sums = lanes(own), load(step, L2), at(own, 16 * lanes(own))
     store_rates(step, load(step, GRAD_SCALE), own)
     store_whole(own, SQUARES * vector, splat(0.0, own))
-    if rule == Optimizer.SGD and l2 == 0:
+    if rule == Optimizer.SGD and l2 == 0 and load(step, CLIP) == 0:
         for t in range(n_touched):
             row = load(touched, t)
             sum_entries(n_vectors, load(start, row), load(count, row), entries, delta, d_sample, d_strip, sums)

@@ -86,7 +86,7 @@ def _listed(online, row):
 def online_steps(tiles, natural, plan, steps, order, buffers, losses):
     """Do gradient descent on some samples; return how many steps are done.
 
-    Before samples or errors that are not finite, and penalties, it ends: these are left to the walk.
+    Before samples or errors that are not finite, penalties and clipping it ends: these are left to the walk.
     """
     natural, plan, losses = uncounted(natural), uncounted(plan), uncounted(losses)
     table, params = pointer(tiles), pointer(buffers.scratch)
@@ -99,7 +99,7 @@ def online_steps(tiles, natural, plan, steps, order, buffers, losses):
     n_in, L = plan[online.forward].n_in, lanes(params)
     while s < steps.size:
         x, step = at(online.sources.X, order[s] * n_in), steps[s]
-        if step.l2 != 0 or not (is_forward or is_finite(table, n_in, x)):
+        if step.l2 != 0 or step.clip != 0 or not (is_forward or is_finite(table, n_in, x)):
             break
         if not is_forward:
             _forward(table, online, plan[online.forward], x)

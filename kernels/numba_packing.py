@@ -67,6 +67,7 @@ class States(NamedTuple):
     grads: Any
     m: Any
     v: Any
+    average: Any
 
 
 @intrinsic

@@ -4,12 +4,16 @@
 
 from __future__ import annotations
 
+import math
+
 from numba import int32
 
 from .contract import NONE, Activation, Op, Optimizer
 from .numba_jit import inlined, kernel
 from .numba_packing import (
     clear,
+    first_with,
+    layer_of,
     numbers_of,
     panel_rows,
     panel_start,
@@ -20,10 +24,13 @@ from .numba_rows import (
     add_outer,
     apply,
     list_nonzero,
+    move_average,
+    rescale,
     row_products,
     scatter_panel,
     softmax,
     softmax_panel,
+    square_sum,
     sum_rows,
     through_activation,
     through_softmax,
@@ -46,8 +53,10 @@ from .numba_workers import (
     Ahead,
     Share,
     largest,
+    meet,
     rounded,
     share,
+    sum_of,
 )
 
 BLOCK_SIZE = 196608
@@ -251,7 +260,7 @@ def finish_update(tiles, worker, batch, strips, strip_size, rule, step, layer):
     if not is_null(layer.b):
         update_bias(tiles, worker, batch, strips, strip_size, rule, step, layer)
     store(worker.own, 0, step.epsilon)  # rounded to the dtype
-    if rule == Optimizer.ADAM and load(worker.own, 0) == 0:
+    if rule >= Optimizer.ADAM and load(worker.own, 0) == 0:
         clear_filling(worker, layer)
 
 
@@ -290,23 +299,98 @@ def list_all(n, list):
     return n
 
 
+NORM_BLOCK = 4096
+"""Elements whose squares are added up together."""
+
+
+@inlined
+def n_blocks(n):
+    return (n + NORM_BLOCK - 1) // NORM_BLOCK
+
+
+@inlined
+def has(plan, op):
+    """Tell whether a plan has a row of a kind."""
+    found = False
+    for r in range(plan.size):
+        found = found or plan[r].op == op
+    return found
+
+
+@inlined
+def norm_factor(norm, step):
+    """Return what a gradient is multiplied with to be clipped by its norm."""
+    if step.max_norm == 0 or norm + 1e-6 <= step.max_norm:
+        return 1.0
+    return step.max_norm / (norm + 1e-6)
+
+
+@inlined
+def span_of(natural, plan, r, row, L, bias):
+    """Return where the weights, or the bias, of a layer lie when packed, and how many elements they have.
+
+    None, unless the flat range of ``row`` has them.
+    """
+    n_out, end = rounded(plan[r].n_out, L), row.W + row.n_in
+    if plan[r].op != Op.LINEAR_FORWARD or first_with(natural, natural[r].W) != r:
+        return 0, 0
+    if bias:
+        return (plan[r].b, n_out) if natural[r].b != NONE and row.W <= natural[r].b < end else (0, 0)
+    return (plan[r].W, plan[r].n_in * n_out) if row.W <= natural[r].W < end else (0, 0)
+
+
 @inlined
 def optimizer_step(tiles, worker, natural, plan, row, step, states):
     """Apply a rule to those parameters, packed, that lie in the flat range of ``row``."""
-    L, end = lanes(states.params), row.W + row.n_in
+    L, rule = lanes(states.params), row.optimizer
     for r in range(plan.size):
-        if plan[r].op == Op.LINEAR_FORWARD:
-            n_out = plan[r].n_out
-            if row.W <= natural[r].W < end:
-                apply_span(tiles, worker, row.optimizer, step, plan[r].W, plan[r].n_in * rounded(n_out, L), states)
-            if natural[r].b != NONE and row.W <= natural[r].b < end:
-                apply_span(tiles, worker, row.optimizer, step, plan[r].b, n_out, states)
+        for part in range(2):
+            first, n = span_of(natural, plan, r, row, L, part == 1)
+            share_first, share_end = share(worker, n, L)
+            here = first + share_first
+            state = at(states.grads, here), at(states.params, here), at(states.m, here), at(states.v, here)
+            apply(tiles, rule, numbers_of(step), 1.0, share_end - share_first, *state)
+    store(worker.own, 0, step.epsilon)  # rounded to the dtype
+    if rule >= Optimizer.ADAM and load(worker.own, 0) == 0:
+        meet(worker)
+        for r in range(plan.size):
+            if plan[r].op == Op.LINEAR_FORWARD:
+                clear_filling(worker, layer_of(plan[r], states.params, states.params, states.params))
 
 
 @inlined
-def apply_span(tiles, worker, rule, step, first, n, states):
-    """Apply a rule to n packed parameters from ``first`` on."""
-    part = share(worker, n, lanes(states.params))
-    here, length = first + part.first, part.end - part.first
-    state = at(states.grads, here), at(states.params, here), at(states.m, here), at(states.v, here)
-    apply(tiles, rule, numbers_of(step), 1.0, length, *state)
+def average_packed(tiles, worker, natural, plan, row, step, states):
+    """Move the average of those parameters, packed, that lie in the flat range of ``row``."""
+    L = lanes(states.params)
+    for r in range(plan.size):
+        for part in range(2):
+            first, n = span_of(natural, plan, r, row, L, part == 1)
+            share_first, share_end = share(worker, n, L)
+            pair = at(states.params, first + share_first), at(states.average, first + share_first)
+            move_average(tiles, share_end - share_first, 1.0 - step.average_decay, *pair)
+
+
+@inlined
+def clip_packed(tiles, worker, natural, plan, row, step, grads, norms):
+    """Clip the gradient, packed, of the parameters that lie in the flat range of ``row``, by its norm.
+
+    Blocks are shared, and their sums added up in an order that does not depend on the number of threads.
+    """
+    L, n_norms = lanes(grads), 0
+    for r in range(plan.size):
+        for part in range(2):
+            first, n = span_of(natural, plan, r, row, L, part == 1)
+            block, end = share(worker, n_blocks(n), 1)
+            while block < end:
+                here, rest = first + block * NORM_BLOCK, n - block * NORM_BLOCK
+                store(norms, n_norms + block, square_sum(tiles, min(NORM_BLOCK, rest), at(grads, here)))
+                block += 1
+            n_norms += n_blocks(n)
+    meet(worker)
+    factor = norm_factor(math.sqrt(sum_of(norms, n_norms)), step)
+    if factor != 1:
+        for r in range(plan.size):
+            for part in range(2):
+                first, n = span_of(natural, plan, r, row, L, part == 1)
+                share_first, share_end = share(worker, n, L)
+                rescale(tiles, share_end - share_first, factor, at(grads, first + share_first))

@@ -430,3 +430,28 @@ def apply(rule, step, scale, n, grad, param, m, v):
     for j in range(0, n, lanes(grad)):
         g = load_nth(rates, IN_SCALE) * load_vector(at(grad, j), n - j, 0)
         apply_rule(rule, rates, g, n - j, at(param, j), at(m, j), at(v, j))
+
+
+@primitive("dip")
+def square_sum(n, x):
+    """Return the sum of the squares of n elements; in more than one sum, for each waits for itself."""
+    first, second, third, fourth = splat(0, x), splat(0, x), splat(0, x), splat(0, x)
+    for j in range(0, n, lanes(x)):
+        value = load_vector(at(x, j), n - j, 0)
+        first, second, third, fourth = second, third, fourth, first + value * value
+    return sum_lanes((first + second) + (third + fourth))
+
+
+@primitive("vidp")
+def rescale(n, factor, x):
+    """X *= factor."""
+    for j in range(0, n, lanes(x)):
+        store_vector(at(x, j), n - j, splat(factor, x) * load_vector(at(x, j), n - j, 0))
+
+
+@primitive("vidpp")
+def move_average(n, rest, x, average):
+    """Average += rest (x - average)."""
+    for j in range(0, n, lanes(x)):
+        old = load_vector(at(average, j), n - j, 0)
+        store_vector(at(average, j), n - j, old + splat(rest, x) * (load_vector(at(x, j), n - j, 0) - old))

@@ -12,27 +12,33 @@ from .numba_math import elu, exp, exp_minus_1, gelu, logistic, selu, silu, softp
 from .numba_vectors import (
     as_pointer_to,
     choose,
+    fma,
     is_null,
     lanes,
     load,
     load_nth,
     load_vector,
     maximum,
+    minimum,
     splat,
     sqrt,
     store_vector,
     store_whole,
 )
 
-GRAD_SCALE, _LOSS_SCALE, L2, KEEP, RATE, MOMENTUM, BETA_1, BETA_2, EPSILON, DECAY = range(len(STEP.names or ()))
+(
+    GRAD_SCALE, _LOSS_SCALE, L2, KEEP, RATE, MOMENTUM, BETA_1, BETA_2, EPSILON, DECAY, GRAD_RATE, CLIP, MAX_NORM,
+    AVERAGE_DECAY,
+) = range(len(STEP.names or ()))  # fmt: skip
 """Places in a STEP record."""
 
 _CODE, _FUNCTION, _PARAMETER, _AT_ZERO = range(len(ACTIVATION.names or ()))
 """Places in an ACTIVATION record. Kernels hand on its address; null is the identity."""
 
-IN_SCALE, IN_L2, IN_KEEP, IN_RATE, IN_MOMENTUM, IN_BETA_1, IN_REST_1, IN_BETA_2, IN_REST_2, IN_EPSILON, IN_KEPT = range(
-    11
-)
+(
+    IN_SCALE, IN_L2, IN_KEEP, IN_RATE, IN_MOMENTUM, IN_BETA_1, IN_REST_1, IN_BETA_2, IN_REST_2, IN_EPSILON, IN_KEPT,
+    IN_GRAD_RATE, IN_CLIP,
+) = range(13)  # fmt: skip
 """Places of the vectors that `store_rates` leaves."""
 
 
@@ -120,7 +126,7 @@ def store_rates(step, scale, rates):
     beta_1, beta_2, decay = load(step, BETA_1), load(step, BETA_2), load(step, DECAY)
     plain = scale, load(step, L2), load(step, KEEP), load(step, RATE), load(step, MOMENTUM)
     adam = beta_1, 1.0 - beta_1, beta_2, 1.0 - beta_2, load(step, EPSILON), 1.0 - decay
-    for index, value in enumerate(plain + adam):
+    for index, value in enumerate(plain + adam + (load(step, GRAD_RATE), load(step, CLIP))):
         store_whole(rates, index * vector, splat(value, rates))
 
 
@@ -128,25 +134,38 @@ def store_rates(step, scale, rates):
 def apply_rule(rule, rates, g, n, param, m, v):
     """Apply an optimiser to the first n lanes of a vector of parameters with gradient g; NONE keeps the gradient.
 
-    What stood there before is not even read if it is not to be kept, for it may be NaN.
+    Which products are fused with a sum is said, not left to the compiler: it is inlined in several places, and the bits
+    must be the same in all. What stood there before is not even read if it is not to be kept, for it may be NaN.
     """
+    if rule != NONE and load(rates, IN_CLIP * lanes(rates)) != 0:
+        clip = load_nth(rates, IN_CLIP)
+        g = minimum(maximum(g, -clip), clip)
+    rate = load_nth(rates, IN_RATE)
     if rule == NONE:
         if load(rates, IN_KEEP * lanes(rates)) != 0:
-            g = g + load_nth(rates, IN_KEEP) * load_vector(param, n, 0)
+            g = fma(load_nth(rates, IN_KEEP), load_vector(param, n, 0), g)
         store_vector(param, n, g)
     elif rule == Optimizer.SGD:
-        store_vector(param, n, load_vector(param, n, 0) - load_nth(rates, IN_RATE) * g)
-    elif rule == Optimizer.ADAM:
-        m_new = load_nth(rates, IN_BETA_1) * load_vector(m, n, 0) + load_nth(rates, IN_REST_1) * g
-        v_new = load_nth(rates, IN_BETA_2) * load_vector(v, n, 0) + load_nth(rates, IN_REST_2) * (g * g)
-        kept = load_nth(rates, IN_KEPT) * load_vector(param, n, 0)
-        store_vector(m, n, m_new)
+        store_vector(param, n, fma(-rate, g, load_vector(param, n, 0)))
+    elif rule >= Optimizer.ADAM:
+        change, square = rate * g, load_nth(rates, IN_REST_2) * (g * g)
+        if rule <= Optimizer.NADAM:
+            m_new = fma(load_nth(rates, IN_BETA_1), load_vector(m, n, 0), load_nth(rates, IN_REST_1) * g)
+            store_vector(m, n, m_new)
+            change = rate * m_new
+        if rule == Optimizer.NADAM:
+            change = fma(load_nth(rates, IN_GRAD_RATE), g, change)
+        v_new = fma(load_nth(rates, IN_BETA_2), load_vector(v, n, 0), square)
+        if rule == Optimizer.ADAGRAD:
+            v_new = fma(g, g, load_vector(v, n, 0))
         store_vector(v, n, v_new)
-        store_vector(param, n, kept - load_nth(rates, IN_RATE) * m_new / (sqrt(v_new) + load_nth(rates, IN_EPSILON)))
+        taken = change / (sqrt(v_new) + load_nth(rates, IN_EPSILON))
+        store_vector(param, n, fma(load_nth(rates, IN_KEPT), load_vector(param, n, 0), -taken))
     else:
-        velocity = load_nth(rates, IN_MOMENTUM) * load_vector(m, n, 0) - load_nth(rates, IN_RATE) * g
+        momentum, descent = load_nth(rates, IN_MOMENTUM), -(rate * g)
+        velocity = fma(momentum, load_vector(m, n, 0), descent)
         taken = velocity
         if rule == Optimizer.NESTEROV:
-            taken = load_nth(rates, IN_MOMENTUM) * velocity - load_nth(rates, IN_RATE) * g
+            taken = fma(momentum, velocity, descent)
         store_vector(m, n, velocity)
         store_vector(param, n, load_vector(param, n, 0) + taken)

@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 from .contract import Activation, Optimizer
 from .numba_jit import host_has, inlined, primitive
 from .numba_rules import (
+    CLIP,
     GRAD_SCALE,
     IN_BETA_1,
     IN_BETA_2,
@@ -76,7 +77,7 @@ GRAIN = 8
 
 CACHE_LINE = 64
 
-SQUARES = 11
+SQUARES = 15
 """Where, behind the vectors of `store_rates`, a thread adds up the squares of a tile's weights."""
 
 
@@ -239,9 +240,11 @@ def update(
     store_rates(step, load(step, GRAD_SCALE), own)
     store_whole(own, SQUARES * vector, splat(0.0, own))
     sums, before = at(own, 16 * vector), at(own, (16 + TILE_VECTORS * MAX_ROWS) * vector)
-    is_adam, l2 = rule == Optimizer.ADAM, load(step, L2)
-    is_direct = int(rule == Optimizer.SGD and l2 == 0)
-    n_states = 0 if form == FEW_ROWS or rule <= Optimizer.SGD else (3 if is_adam else 2)
+    is_adam, l2 = rule == Optimizer.ADAM and load(step, CLIP) == 0, load(step, L2)
+    is_direct = int(rule == Optimizer.SGD and l2 == 0 and load(step, CLIP) == 0)
+    has_both = rule == Optimizer.ADAM or rule == Optimizer.NADAM
+    n_states = 0 if form == FEW_ROWS or rule <= Optimizer.SGD else (3 if has_both else 2)
+    second = v if rule > Optimizer.NADAM else m
     pause = n // (TILE_VECTORS * MAX_ROWS) + 1 if is_adam else n
     row, row_before, rows_before, taken = first, first, 0, 0
     state = W, param, m, v, w_vector, squares
@@ -252,12 +255,12 @@ def update(
         _fetch_ahead(ahead)
         for s in range(n_panels, n_states):
             _prefetch_block(
-                n_rows, n_vectors, at(param if s == 0 else (m if s == 1 else v), (row + n_rows) * vector), w_vector
+                n_rows, n_vectors, at(param if s == 0 else (second if s == 1 else v), (row + n_rows) * vector), w_vector
             )
         end_before = n_vectors * MAX_ROWS if is_adam and rows_before > 0 else 0
         taken = _update_tile(
             form, n_rows, n_vectors, row, n, n_panels, n_wide, width, n_in, a_prev, delta, d_next, pause, n_states,
-            applies, 0, end_before, row_before, rows_before, before, own, W, param, m, v, w_vector, sums,
+            applies, 0, end_before, row_before, rows_before, before, own, W, param, second, v, w_vector, sums,
         )  # fmt: skip
         if is_adam:
             finish_tile(rule, taken, n_vectors, row_before, rows_before, before, own, l2, *state)
@@ -498,14 +501,15 @@ class _Adam:
         is_penalised = builder.fcmp_unordered("!=", l2, ir.Constant(l2.type, 0.0))
         (g,) = _emit_if(builder, is_penalised, [g], lambda values: [self._penalise(values[0], W, here)])
         g = builder.fmul(self.rate(IN_SCALE), g)
-        w = builder.fmul(self.rate(IN_KEPT), self.tile.load(param, here))
         m_rest, v_rest = builder.fmul(self.rate(IN_REST_1), g), builder.fmul(self.rate(IN_REST_2), builder.fmul(g, g))
         m_new = emit_fma(builder, self.rate(IN_BETA_1), self.tile.load(m, here), m_rest)
         v_new = emit_fma(builder, self.rate(IN_BETA_2), self.tile.load(v, here), v_rest)
         self.tile.store(m_new, m, here)
         self.tile.store(v_new, v, here)
         divisor = builder.fadd(emit_sqrt(builder, v_new), self.rate(IN_EPSILON))
-        self.tile.store(builder.fsub(w, builder.fdiv(builder.fmul(self.rate(IN_RATE), m_new), divisor)), param, here)
+        change = builder.fdiv(builder.fmul(self.rate(IN_RATE), m_new), divisor)
+        w = emit_fma(builder, self.rate(IN_KEPT), self.tile.load(param, here), builder.fneg(change))
+        self.tile.store(w, param, here)
         is_last = builder.icmp_signed(">=", builder.add(r, integer(1)), n_rows)
         skipped = builder.select(is_last, builder.sub(integer(MAX_ROWS), r), integer(1))
         return [builder.add(taken, skipped)]

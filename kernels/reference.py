@@ -326,7 +326,8 @@ def linear_grad(
     a_prev : ndarray of shape (B, I), dtype T
     delta : ndarray of shape (B, O), dtype T
     step : ndarray of shape (1,), dtype `STEP`
-        Its ``grad_scale``, ``l2`` and ``keep``; with ``keep`` 1 the gradient is added to what is there.
+        Its ``grad_scale``, ``l2`` and ``keep``; with ``keep`` 1 the gradient is added to what is there. It is not
+        clipped here.
     W : ndarray of shape (I, O), dtype T
     grad_W : ndarray of shape (I, O), dtype T
         Written.
@@ -359,15 +360,16 @@ def sgd_step(grad: Array, step: Array, param: Array, n_threads: int = 1) -> None
     ----------
     grad : ndarray of shape (P,), dtype T
     step : ndarray of shape (1,), dtype `STEP`
+        Where its ``clip`` is not 0, this and the other rules clip the gradient's elements to [-clip, clip].
     param : ndarray of shape (P,), dtype T
         Updated in place.
     n_threads : int
 
     Notes
     -----
-    Porr (5)(6), Cheng (8f)(9), Book 4.5.
+    Porr (5)(6), Cheng (8f)(9), Book 4.5; clipping: Cheng 9.3.3, Book 4.5.2.
     """
-    param -= step["rate"][0] * grad
+    param -= step["rate"][0] * _clipped(grad, step)
 
 
 def momentum_step(grad: Array, step: Array, param: Array, velocity: Array, n_threads: int = 1) -> None:
@@ -382,7 +384,7 @@ def momentum_step(grad: Array, step: Array, param: Array, velocity: Array, n_thr
     n_threads : int
     """
     velocity *= step["momentum"][0]
-    velocity -= step["rate"][0] * grad
+    velocity -= step["rate"][0] * _clipped(grad, step)
     param += velocity
 
 
@@ -397,6 +399,7 @@ def nesterov_step(grad: Array, step: Array, param: Array, velocity: Array, n_thr
         Updated in place.
     n_threads : int
     """
+    grad = _clipped(grad, step)
     velocity *= step["momentum"][0]
     velocity -= step["rate"][0] * grad
     param += step["momentum"][0] * velocity - step["rate"][0] * grad
@@ -416,13 +419,77 @@ def adam_step(grad: Array, step: Array, param: Array, m: Array, v: Array, n_thre
         Updated in place.
     n_threads : int
     """
-    beta_1, beta_2 = step["beta_1"][0], step["beta_2"][0]
-    m *= beta_1
-    m += (1 - beta_1) * grad
+    _update_moments(_clipped(grad, step), step, m, v)
+    param -= step["decay"][0] * param
+    param -= step["rate"][0] * m / (np.sqrt(v) + step["epsilon"][0])
+
+
+def nadam_step(grad: Array, step: Array, param: Array, m: Array, v: Array, n_threads: int = 1) -> None:
+    """Adam with Nesterov's momentum: m, v as Adam; param -= (rate m + grad_rate g) / (sqrt(v) + epsilon).
+
+    Parameters
+    ----------
+    grad : ndarray of shape (P,), dtype T
+        g above.
+    step : ndarray of shape (1,), dtype `STEP`
+        The corrections are part of ``rate``, ``grad_rate`` and ``epsilon``.
+    param, m, v : ndarray of shape (P,), dtype T
+        Updated in place.
+    n_threads : int
+
+    Notes
+    -----
+    Dozat 2016, algorithm 2.
+    """
+    grad = _clipped(grad, step)
+    _update_moments(grad, step, m, v)
+    param -= step["decay"][0] * param
+    param -= (step["rate"][0] * m + step["grad_rate"][0] * grad) / (np.sqrt(v) + step["epsilon"][0])
+
+
+def rmsprop_step(grad: Array, step: Array, param: Array, v: Array, n_threads: int = 1) -> None:
+    """RMSprop: v = beta_2 v + (1 - beta_2) g^2; param -= rate g / (sqrt(v) + epsilon).
+
+    Parameters
+    ----------
+    grad : ndarray of shape (P,), dtype T
+        g above.
+    step : ndarray of shape (1,), dtype `STEP`
+    param, v : ndarray of shape (P,), dtype T
+        Updated in place.
+    n_threads : int
+
+    Notes
+    -----
+    Tieleman & Hinton 2012, lecture 6.5.
+    """
+    grad, beta_2 = _clipped(grad, step), step["beta_2"][0]
     v *= beta_2
     v += (1 - beta_2) * grad * grad
     param -= step["decay"][0] * param
-    param -= step["rate"][0] * m / (np.sqrt(v) + step["epsilon"][0])
+    param -= step["rate"][0] * grad / (np.sqrt(v) + step["epsilon"][0])
+
+
+def adagrad_step(grad: Array, step: Array, param: Array, v: Array, n_threads: int = 1) -> None:
+    """Adagrad: v = v + g^2; param -= rate g / (sqrt(v) + epsilon).
+
+    Parameters
+    ----------
+    grad : ndarray of shape (P,), dtype T
+        g above.
+    step : ndarray of shape (1,), dtype `STEP`
+    param, v : ndarray of shape (P,), dtype T
+        Updated in place.
+    n_threads : int
+
+    Notes
+    -----
+    Duchi, Hazan & Singer 2011.
+    """
+    grad = _clipped(grad, step)
+    v += grad * grad
+    param -= step["decay"][0] * param
+    param -= step["rate"][0] * grad / (np.sqrt(v) + step["epsilon"][0])
 
 
 def linear_update(
@@ -473,6 +540,50 @@ def linear_update(
     return squares
 
 
+def clip_norm(grad: Array, step: Array, n_threads: int = 1) -> float:
+    """Clip a gradient by its norm: grad *= min(1, max_norm / (norm + 1e-6)), norm = sqrt(sum_i grad_i^2).
+
+    Parameters
+    ----------
+    grad : ndarray of shape (P,), dtype T
+        Of all parameters. Updated in place.
+    step : ndarray of shape (1,), dtype `STEP`
+        Its ``max_norm``; with 0 nothing is clipped.
+    n_threads : int
+
+    Returns
+    -------
+    float
+        The norm that the gradient had.
+
+    Notes
+    -----
+    Beyond Cheng 9.3.3 and Book 4.5.2, which clip each element: Pascanu, Mikolov & Bengio 2013, with PyTorch's 1e-6.
+    """
+    norm, max_norm = float(np.sqrt(_square_sum(grad))), float(step["max_norm"][0])
+    if max_norm != 0 and not norm + 1e-6 <= max_norm:
+        grad *= max_norm / (norm + 1e-6)
+    return norm
+
+
+def average_step(param: Array, step: Array, average: Array, n_threads: int = 1) -> None:
+    """Moving average of the parameters: average += (1 - average_decay) (param - average).
+
+    Parameters
+    ----------
+    param : ndarray of shape (P,), dtype T
+    step : ndarray of shape (1,), dtype `STEP`
+    average : ndarray of shape (P,), dtype T
+        Updated in place.
+    n_threads : int
+
+    Notes
+    -----
+    Polyak & Juditsky 1992, with exponential weights.
+    """
+    average += (1 - step["average_decay"][0]) * (param - average)
+
+
 def train_steps(
     plan: Array, steps: Array, order: Array, batch_size: int, buffers: Buffers, losses: Array, n_threads: int = 1
 ) -> None:
@@ -487,7 +598,7 @@ def train_steps(
     batch_size : int
         B above.
     buffers : Buffers
-        ``params``, ``m``, ``v`` are updated in place; ``grads``, ``work`` and ``scratch`` are overwritten.
+        ``params``, ``m``, ``v``, ``average`` are updated in place; ``grads``, ``work``, ``scratch`` are overwritten.
     losses : ndarray of shape (3,), dtype float64
         Added to: the samples' losses and the L2 penalty, both times ``loss_scale`` of their step, and the number of
         steps done.
@@ -530,8 +641,13 @@ def train_steps(
                 squares += linear_update(layer.a_prev, layer.delta, *rule, *state, buffers.scratch)
             else:
                 span = slice(row["W"], row["W"] + row["n_in"])
-                flat = (array[span] for array in (buffers.grads, buffers.params, buffers.m, buffers.v))
-                _optimizer_step(row["optimizer"], step, *flat)
+                grad, param, m, v, average = (array[span] for array in _states(buffers))
+                if row["op"] == Op.OPTIMIZER_STEP:
+                    _optimizer_step(row["optimizer"], step, grad, param, m, v)
+                elif row["op"] == Op.CLIP_NORM:
+                    clip_norm(grad, step)
+                else:
+                    average_step(param, step, average)
         losses[0] += step["loss_scale"][0] * data_loss
         losses[1] += step["loss_scale"][0] * 0.5 * step["l2"][0] * squares
         losses[2] += 1
@@ -605,7 +721,7 @@ class _Layer:
                 return flat[:0]
             return flat[start : start + int(np.prod(shape))].reshape(shape)
 
-        if row["op"] == Op.OPTIMIZER_STEP:
+        if row["op"] >= Op.OPTIMIZER_STEP:
             return
         self.a_prev = view(buffers.work, "a_prev", n_rows, n_in)
         self.z = view(buffers.work, "a_prev", n_rows, n_out)
@@ -631,6 +747,25 @@ def _gather(row: Any, buffers: Buffers, order: Array, out: Array) -> None:
         gather_rows(source[row["source"]], order, out)
 
 
+def _states(buffers: Buffers) -> tuple[Array, ...]:
+    return buffers.grads, buffers.params, buffers.m, buffers.v, buffers.average
+
+
+def _clipped(grad: Array, step: Array) -> Array:
+    """Return the gradient with its elements clipped."""
+    clip = float(step["clip"][0])
+    return np.clip(grad, -clip, clip) if clip != 0 else grad
+
+
+def _update_moments(grad: Array, step: Array, m: Array, v: Array) -> None:
+    """Move the moments of Adam and Nadam on."""
+    beta_1, beta_2 = step["beta_1"][0], step["beta_2"][0]
+    m *= beta_1
+    m += (1 - beta_1) * grad
+    v *= beta_2
+    v += (1 - beta_2) * grad * grad
+
+
 def _optimizer_step(optimizer: int, step: Array, grad: Array, param: Array, m: Array, v: Array) -> None:
     if optimizer == Optimizer.SGD:
         sgd_step(grad, step, param)
@@ -638,8 +773,14 @@ def _optimizer_step(optimizer: int, step: Array, grad: Array, param: Array, m: A
         momentum_step(grad, step, param, m)
     elif optimizer == Optimizer.NESTEROV:
         nesterov_step(grad, step, param, m)
-    else:
+    elif optimizer == Optimizer.ADAM:
         adam_step(grad, step, param, m, v)
+    elif optimizer == Optimizer.NADAM:
+        nadam_step(grad, step, param, m, v)
+    elif optimizer == Optimizer.RMSPROP:
+        rmsprop_step(grad, step, param, v)
+    else:
+        adagrad_step(grad, step, param, v)
 
 
 def _activation(row: Any) -> Array:

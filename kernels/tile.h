@@ -848,5 +848,5 @@ static const Tiles table = {
     LANES,        product,      update,        pack,      unpack,   gather_panel,       scatter_panel,
     list_nonzero, is_finite,     weighted_rows, row_products, add_outer, add_outer_forward,  activate_row,  softmax,
     softmax_panel, through_activation, through_softmax, through_softmax_panel, output_row, log_losses, output_panel,
-    output_classes, sum_rows,     apply,
+    output_classes, sum_rows, apply, square_sum, rescale, move_average,
 };

@@ -19,7 +19,7 @@
  * import. */
 enum { IDENTITY, RELU, LOGISTIC, TANH, SOFTMAX, EXP, LEAKY_RELU, ELU, SELU, SOFTPLUS, SIGN, GELU, SILU, RELU_AT_ZERO };
 enum { SQUARED_ERROR, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, POISSON };
-enum { NONE = -1, SGD, MOMENTUM, NESTEROV, ADAM };
+enum { NONE = -1, SGD, MOMENTUM, NESTEROV, ADAM, NADAM, RMSPROP, ADAGRAD };
 
 /* An activation function; from GELU on its derivative does not follow from its output. */
 typedef struct {
@@ -29,6 +29,7 @@ typedef struct {
 
 typedef struct {
     double grad_scale, loss_scale, l2, keep, rate, momentum, beta_1, beta_2, epsilon, decay;
+    double grad_rate, clip, max_norm, average_decay;
 } Step;
 
 /* GRAIN: inputs of a layer that one thread updates, in whole tiles: these do not depend on how many threads there are. */
@@ -192,6 +193,15 @@ typedef struct {
      * itself. */
     void (*apply)(int rule, const Step *step, double scale, ptrdiff_t n, const void *grad, void *param, void *m,
                   void *v);
+
+    /* The sum of the squares of n elements. */
+    double (*square_sum)(ptrdiff_t n, const void *x);
+
+    /* x *= factor. */
+    void (*rescale)(ptrdiff_t n, double factor, void *x);
+
+    /* average += rest (x - average). */
+    void (*move_average)(ptrdiff_t n, double rest, const void *x, void *average);
 } Tiles;
 
 typedef struct {

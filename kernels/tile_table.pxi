@@ -6,7 +6,7 @@ cdef extern from "tile_table.h":
         IDENTITY, RELU, LOGISTIC, TANH, SOFTMAX, EXP
         LEAKY_RELU, ELU, SELU, SOFTPLUS, SIGN, GELU, SILU, RELU_AT_ZERO
         SQUARED_ERROR, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, POISSON
-        NONE, SGD, MOMENTUM, NESTEROV, ADAM
+        NONE, SGD, MOMENTUM, NESTEROV, ADAM, NADAM, RMSPROP, ADAGRAD
         TILE_VECTORS, GRAIN, CACHE_LINE, MOST_FAR
         ALONG_STRIPS, ACROSS_STRIPS, FEW_ROWS, ENTRIES
 
@@ -16,6 +16,7 @@ cdef extern from "tile_table.h":
 
     ctypedef struct Step:
         double grad_scale, loss_scale, l2, keep, rate, momentum, beta_1, beta_2, epsilon, decay
+        double grad_rate, clip, max_norm, average_decay
 
     ctypedef struct Batch:
         Py_ssize_t n, n_panels, n_wide, width
@@ -131,6 +132,9 @@ cdef extern from "tile_table.h":
         void (*apply)(
             int rule, const Step* step, double scale, Py_ssize_t n, const void* grad, void* param, void* m, void* v
         ) noexcept nogil
+        double (*square_sum)(Py_ssize_t n, const void* x) noexcept nogil
+        void (*rescale)(Py_ssize_t n, double factor, void* x) noexcept nogil
+        void (*move_average)(Py_ssize_t n, double rest, const void* x, void* average) noexcept nogil
 
     ctypedef struct InstructionSet:
         const char* name

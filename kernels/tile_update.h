@@ -5,6 +5,9 @@
 #define apply_rule JOIN(apply_rule, REAL)
 #define apply_flat JOIN(apply_flat, REAL)
 #define apply JOIN(apply, REAL)
+#define square_sum JOIN(square_sum, REAL)
+#define rescale JOIN(rescale, REAL)
+#define move_average JOIN(move_average, REAL)
 #define Waiting JOIN(Waiting, REAL)
 #define finish_vector JOIN(finish_vector, REAL)
 #define finish_tile JOIN(finish_tile, REAL)
@@ -20,7 +23,7 @@
 
 /* A Step as vectors. They stay in memory, where an operation reads them for nothing: the registers are for sums. */
 typedef struct {
-    vec scale, l2, keep, rate, momentum, beta_1, rest_1, beta_2, rest_2, epsilon, kept;
+    vec scale, l2, keep, rate, momentum, beta_1, rest_1, beta_2, rest_2, epsilon, kept, grad_rate;
 } Rates;
 
 static INLINE void rates_of(const Step *step, double scale, Rates *rates) {
@@ -29,6 +32,7 @@ static INLINE void rates_of(const Step *step, double scale, Rates *rates) {
     rates->beta_1 = splat((REAL)step->beta_1), rates->rest_1 = splat((REAL)(1 - step->beta_1));
     rates->beta_2 = splat((REAL)step->beta_2), rates->rest_2 = splat((REAL)(1 - step->beta_2));
     rates->epsilon = splat((REAL)step->epsilon), rates->kept = splat((REAL)(1 - step->decay));
+    rates->grad_rate = splat((REAL)step->grad_rate);
     IN_MEMORY(rates);
 }
 
@@ -36,17 +40,25 @@ static INLINE void rates_of(const Step *step, double scale, Rates *rates) {
  * stood is not even read if `keep` is 0, for it may be NaN. */
 static INLINE void apply_rule(const int rule, const Step *step, const Rates *rates, vec g, ptrdiff_t n, REAL *param,
                               REAL *m, REAL *v) {
+    if (rule != NONE && step->clip != 0)
+        g = between((REAL)-step->clip, g, (REAL)step->clip);
     if (rule == NONE) {
         store_part(param, n, step->keep != 0 ? g + rates->keep * load_part(param, n) : g);
     } else if (rule == SGD) {
         store_part(param, n, load_part(param, n) - rates->rate * g);
-    } else if (rule == ADAM) {
+    } else if (rule == ADAM || rule == NADAM) {
         const vec m_new = rates->beta_1 * load_part(m, n) + rates->rest_1 * g;
         const vec v_new = rates->beta_2 * load_part(v, n) + rates->rest_2 * (g * g);
         const vec kept = rates->kept * load_part(param, n);
+        const vec change = rule == ADAM ? rates->rate * m_new : rates->rate * m_new + rates->grad_rate * g;
         store_part(m, n, m_new);
         store_part(v, n, v_new);
-        store_part(param, n, kept - rates->rate * m_new / (root(v_new) + rates->epsilon));
+        store_part(param, n, kept - change / (root(v_new) + rates->epsilon));
+    } else if (rule == RMSPROP || rule == ADAGRAD) {
+        const vec old = load_part(v, n), kept = rates->kept * load_part(param, n);
+        const vec v_new = rule == ADAGRAD ? old + g * g : rates->beta_2 * old + rates->rest_2 * (g * g);
+        store_part(v, n, v_new);
+        store_part(param, n, kept - rates->rate * g / (root(v_new) + rates->epsilon));
     } else {
         const vec velocity = rates->momentum * load_part(m, n) - rates->rate * g;
         const vec step_taken = rule == NESTEROV ? rates->momentum * velocity - rates->rate * g : velocity;
@@ -61,7 +73,8 @@ static INLINE void apply_flat(const int rule, const Step *step, const Rates *rat
         apply_rule(rule, step, rates, rates->scale * load_part(grad + j, n - j), n - j, param + j, m + j, v + j);
 }
 
-#define EACH_RULE(RULE) RULE(NONE) RULE(SGD) RULE(MOMENTUM) RULE(NESTEROV) RULE(ADAM)
+#define EACH_RULE(RULE)                                                                                                \
+    RULE(NONE) RULE(SGD) RULE(MOMENTUM) RULE(NESTEROV) RULE(ADAM) RULE(NADAM) RULE(RMSPROP) RULE(ADAGRAD)
 
 #define APPLY(rule)                                                                                                    \
     case rule:                                                                                                         \
@@ -73,6 +86,27 @@ static void apply(int rule, const Step *step, double scale, ptrdiff_t n, const v
     Rates rates;
     rates_of(step, scale, &rates);
     switch (rule) { EACH_RULE(APPLY) }
+}
+
+static double square_sum(ptrdiff_t n, const void *x) {
+    vec sums[4] = {splat(0), splat(0), splat(0), splat(0)}; /* more than one, for each waits for itself */
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        const vec value = load_part((const REAL *)x + j, n - j);
+        sums[j / LANES % 4] += value * value;
+    }
+    return (double)sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+static void rescale(ptrdiff_t n, double factor, void *x) {
+    for (ptrdiff_t j = 0; j < n; j += LANES)
+        store_part((REAL *)x + j, n - j, (REAL)factor * load_part((REAL *)x + j, n - j));
+}
+
+static void move_average(ptrdiff_t n, double rest, const void *x, void *mean) {
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        const vec old = load_part((REAL *)mean + j, n - j);
+        store_part((REAL *)mean + j, n - j, old + (REAL)rest * (load_part((const REAL *)x + j, n - j) - old));
+    }
 }
 
 /* A tile whose sums are complete, how many of its vectors the optimiser has taken, and the sums of W^2 of those. */
@@ -108,8 +142,8 @@ static INLINE void finish_tile(const int rule, const Step *step, const Rates *ra
 /* What the optimiser will read of a tile, one array a panel. Weights alone come soon enough without. */
 static INLINE void prefetch_tile(const int rule, const int n_rows, const int n_vectors, const Update *u, ptrdiff_t row,
                                  ptrdiff_t panel) {
-    const REAL *states[] = {u->param, u->m, u->v};
-    const int n_states = rule == ADAM ? 3 : rule == MOMENTUM || rule == NESTEROV ? 2 : 0;
+    const REAL *states[] = {u->param, rule == RMSPROP || rule == ADAGRAD ? u->v : u->m, u->v};
+    const int n_states = rule == ADAM || rule == NADAM ? 3 : rule > SGD ? 2 : 0;
     const ptrdiff_t last = u->batch.n_panels - 1;
     UNROLL for (int s = 0; s < n_states; s++)
         if (panel == (s < last ? s : last))
@@ -148,8 +182,8 @@ static INLINE int rows_of_next(const int n_vectors, ptrdiff_t rest) {
     return MAX_ROWS >= 2 && rest > 1 ? 2 : 1;
 }
 
-/* While the sums of a tile are formed, the optimiser takes the tile before it, vector by vector: it waits for square
- * roots and divisions, not for the units that multiply. */
+/* While the sums of a tile are formed, an optimiser that takes roots takes the tile before it, vector by vector: it waits
+ * for square roots and divisions, not for the units that multiply. */
 static INLINE void update_tile(const int rule, const int form, const int n_rows, const int n_vectors, const Step *step,
                                const Rates *rates, const Update *u, ptrdiff_t row, Waiting *before) {
     const ptrdiff_t rows_left = n_rows < u->end - row ? n_rows : u->end - row;
@@ -171,7 +205,7 @@ static INLINE void update_tile(const int rule, const int form, const int n_rows,
         if (form != FEW_ROWS)
             prefetch_tile(rule, n_rows, n_vectors, u, row + n_rows, panel);
         while (a < last) {
-            const REAL *stop = rule == ADAM && last - a > pause * a_k ? a + pause * a_k : last;
+            const REAL *stop = rule >= ADAM && last - a > pause * a_k ? a + pause * a_k : last;
             for (; a < stop; a += a_k, D += d_k) {
                 UNROLL for (int v = 0; v < n_vectors; v++)
                     columns[v] = load(D + v * d_vector);
@@ -181,7 +215,7 @@ static INLINE void update_tile(const int rule, const int form, const int n_rows,
                         sums[r][v] += x * columns[v];
                 }
             }
-            if (rule == ADAM && before->taken < end)
+            if (rule >= ADAM && before->taken < end)
                 finish_vector(rule, step, rates, u, before);
         }
         A += u->n_in * PITCH;
@@ -189,7 +223,7 @@ static INLINE void update_tile(const int rule, const int form, const int n_rows,
         panel++;
     }
     finish_tile(rule, step, rates, u, before);
-    if (rule == SGD && step->l2 == 0 && rows_left == n_rows) {
+    if (rule == SGD && step->l2 == 0 && step->clip == 0 && rows_left == n_rows) {
         UNROLL for (int v = 0; v < n_vectors; v++)
             UNROLL for (int r = 0; r < n_rows; r++) {
                 REAL *w = (REAL *)u->param + v * u->w_vector + (row + r) * LANES;
@@ -249,7 +283,7 @@ static INLINE void update_entries_of(const int rule, const int n_vectors, const 
     vec sums[TILE_VECTORS];
     Rates rates;
     rates_of(&step, step.grad_scale, &rates);
-    if (rule == SGD && step.l2 == 0) {
+    if (rule == SGD && step.l2 == 0 && step.clip == 0) {
         for (ptrdiff_t t = 0; t < fixed.columns->n_inputs; t++) {
             const ptrdiff_t row = fixed.columns->inputs[t];
             sum_entries(n_vectors, &fixed, row, sums);

@@ -49,7 +49,12 @@ OUTPUTS = {
     "momentum_step": ("param", "velocity"),
     "nesterov_step": ("param", "velocity"),
     "adam_step": ("param", "m", "v"),
+    "nadam_step": ("param", "m", "v"),
+    "rmsprop_step": ("param", "v"),
+    "adagrad_step": ("param", "v"),
     "linear_update": ("W", "b", "m_W", "m_b", "v_W", "v_b", "returned"),
+    "clip_norm": ("grad", "returned"),
+    "average_step": ("average",),
     "train_steps": ("params", "m", "v", "losses"),
     "predict": ("out",),
     "predict_rows": ("out",),
@@ -77,6 +82,8 @@ class Options:
         Of the step.
     keep : float
         Of the step of ``linear_grad``.
+    clip : float
+        Of the step.
     at_zero : float, optional
         The derivative at 0 of the activations that have a choice.
     keeps : bool
@@ -97,6 +104,7 @@ class Options:
     l2: float = 0.01
     keep: float = 0.0
     decay: float = 0.0
+    clip: float = 0.0
     at_zero: float | None = None
     keeps: bool = True
     seed: int = 0
@@ -111,7 +119,8 @@ class Options:
         """Return step records with a value in every field but ``keep``."""
         values = {"rate": 0.02, "momentum": 0.9, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-3}
         scales = {"grad_scale": 1 / self.batch, "loss_scale": 0.5}
-        return step_table(number, **values, **scales, l2=self.l2, decay=self.decay)
+        more = {"grad_rate": 0.01, "average_decay": 0.8, "clip": self.clip}
+        return step_table(number, **values, **scales, **more, l2=self.l2, decay=self.decay)
 
 
 class Draws:
@@ -339,6 +348,17 @@ def _optimizer_step(*moments: str) -> Callable[[Draws, Options, Backend], dict[s
     return arguments
 
 
+def _clip_norm(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    grad, step = draw.normal(options.inputs * options.outputs), options.steps()
+    step["max_norm"] = 0.7 * np.sqrt(np.square(grad).sum())
+    return {"grad": grad, "step": step}
+
+
+def _average_step(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    n = options.inputs * options.outputs
+    return {"param": draw.normal(n), "step": options.steps(), "average": draw.normal(n)}
+
+
 def _linear_update(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
     shape = options.inputs, options.outputs
     return {
@@ -451,7 +471,12 @@ _ARGUMENTS: dict[str, Callable[[Draws, Options, Backend], dict[str, Any]]] = {
     "momentum_step": _optimizer_step("velocity"),
     "nesterov_step": _optimizer_step("velocity"),
     "adam_step": _optimizer_step("m", "v"),
+    "nadam_step": _optimizer_step("m", "v"),
+    "rmsprop_step": _optimizer_step("v"),
+    "adagrad_step": _optimizer_step("v"),
     "linear_update": _linear_update,
+    "clip_norm": _clip_norm,
+    "average_step": _average_step,
     "train_steps": _train_steps,
     "predict": _predict,
     "predict_rows": _predict_rows,

@@ -43,6 +43,7 @@ SHAPES = (
 """Batch, inputs, outputs."""
 
 ACTIVATIONS = [code.name.lower() for code in kernels.Activation if code != kernels.Activation.CUSTOM]
+OPTIMIZERS = [code.name.lower() for code in kernels.Optimizer]
 KEPT = ("gelu", "silu", "relu_at_zero")
 
 sizes = st.sampled_from(SIZES)
@@ -111,13 +112,15 @@ def test_every_loss(compiled_name: str, shape: tuple[int, int, int], loss: str, 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("l2", [0.0, 0.3])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adam"])
+@pytest.mark.parametrize("clip", [0.0, 0.2])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("shape", [(1, 17, 10), (1, 9, 32), (5, 4, 3), (33, 65, 49)])
 def test_every_optimizer(
-    compiled_name: str, shape: tuple[int, int, int], optimizer: str, bias: bool, l2: float, dtype: str
+    compiled_name: str, shape: tuple[int, int, int], optimizer: str, clip: float, bias: bool, l2: float, dtype: str
 ) -> None:
     backend = kernels.backend(compiled_name)
-    modes = {"optimizer": optimizer, "bias": bias, "l2": l2, "decay": 0.1 if optimizer == "adam" else 0.0}
+    decay = 0.0 if optimizer in ("sgd", "momentum", "nesterov") else 0.1
+    modes = {"optimizer": optimizer, "bias": bias, "l2": l2, "decay": decay, "clip": clip}
     check_operation(backend, "linear_update", dtype, options(shape, **modes))
     check_operation(backend, "train_steps", dtype, options(shape, **modes))
     check_operation(backend, "linear_grad", dtype, options(shape, bias=bias, l2=l2, keep=1.0))

@@ -22,7 +22,11 @@ from operation_checks import OUTPUTS, Options, check_operation, output_arrays
 import fastbp
 from fastbp import kernels
 
-UPDATING = ("sgd_step", "momentum_step", "nesterov_step", "adam_step", "linear_update", "train_steps")
+UPDATING = (
+    *(name for name in kernels.OPERATIONS if name.endswith("_step")),
+    "linear_update",
+    "train_steps",
+)
 """Operations that change what is there already: their change is flipped."""
 
 
