@@ -302,10 +302,15 @@ def _encode_trainer(trainer: Trainer) -> tuple[dict[str, Any], dict[str, NDArray
         "optimizer": _optimizer_content(trainer.optimizer),
         "schedule": _schedule_content(trainer.schedule),
         "plateau": tuple(trainer.plateau),
+        "clip_value": trainer.clip_value,
+        "clip_norm": trainer.clip_norm,
+        "average_decay": trainer.average_decay,
         "random_state": trainer.random_state,
     }
     coded = encoder.value(state, "trainer")
     moments = _layers(network.layout, trainer.m, "m.") | _layers(network.layout, trainer.v, "v.")
+    if trainer.average.size:
+        moments |= _layers(network.layout, trainer.average, "average.")
     tensors = {**_network_tensors(network), **moments, **encoder.tensors}
     described = {
         "kind": "trainer",
@@ -362,7 +367,10 @@ def _decode_trainer(content: dict[str, Any], tensors: Tensors) -> Trainer:
         network,
         loss=state["loss"],
         optimizer=OPTIMIZERS[settings.pop("kind")](**settings),
-        schedule=_as_schedule(state.get("schedule")),  # files from before there were schedules have none
+        schedule=_as_schedule(state.get("schedule")),  # older files have none of this and the next three
+        clip_value=state.get("clip_value"),
+        clip_norm=state.get("clip_norm"),
+        average_decay=state.get("average_decay"),
         batch_size=state["batch_size"],
         backend=_available(state["backend"]),
         n_threads=state["n_threads"],
@@ -371,7 +379,10 @@ def _decode_trainer(content: dict[str, Any], tensors: Tensors) -> Trainer:
     if type(state["step"]) is not int or state["step"] < 0:
         raise ValueError(f"step is {state['step']!r}")
     trainer.step, trainer.plateau = state["step"], _as_plateau(state.get("plateau", Plateau()))
-    _fill(_layers(network.layout, trainer.m, "m.") | _layers(network.layout, trainer.v, "v."), tensors)
+    kept = _layers(network.layout, trainer.m, "m.") | _layers(network.layout, trainer.v, "v.")
+    if trainer.average.size:
+        kept |= _layers(network.layout, trainer.average, "average.")
+    _fill(kept, tensors)
     return trainer
 
 

@@ -119,6 +119,7 @@ class Data:
     checked: bool = True
 
 
+_ONLINE = (Op.GATHER_ROWS, Op.GATHER_CLASSES, Op.LINEAR_FORWARD, Op.OUTPUT_DELTA, Op.BACKPROP_DELTA, Op.LINEAR_UPDATE)
 _PRODUCTS = (Op.LINEAR_FORWARD, Op.BACKPROP_DELTA, Op.LINEAR_GRAD, Op.LINEAR_UPDATE)
 
 
@@ -250,6 +251,9 @@ def training_plan(
     optimizer: Optimizer,
     batch_size: int,
     data: Data,
+    *,
+    clips_norm: bool = False,
+    averages: bool = False,
 ) -> Plan:
     """Compile a step: gather, forward pass, loss, then back-propagation and update layer by layer.
 
@@ -262,6 +266,10 @@ def training_plan(
         The kernels' update rule.
     batch_size : int
     data : Data
+    clips_norm : bool
+        Whether the gradient is clipped by its norm: it is then formed as a whole before any parameter changes.
+    averages : bool
+        Whether a moving average of the parameters is kept.
 
     Returns
     -------
@@ -272,7 +280,7 @@ def training_plan(
     -----
     Cheng algorithm 9.1, Book 4.4.4.
     """
-    return _step_plan(layout, activations, loss, batch_size, data, Op.LINEAR_UPDATE, optimizer)
+    return _step_plan(layout, activations, loss, batch_size, data, Op.LINEAR_UPDATE, optimizer, clips_norm, averages)
 
 
 def gradient_plan(
@@ -294,15 +302,25 @@ def _step_plan(
     data: Data,
     op: Op,
     optimizer: Optimizer | int,
+    clips_norm: bool = False,
+    averages: bool = False,
 ) -> Plan:
     builder = _Builder(layout, activations, batch_size)
     builder.gather(data, barrier=0)
     builder.gather_targets(data)
     builder.training_forward()
     builder.output_delta(loss)
-    builder.backward(op, optimizer)
-    is_plain = not any(row["op"][0] in (Op.ACTIVATE, Op.ACTIVATION_DELTA) for row in builder.rows)
-    builder.rows[0]["online"] = is_plain and optimizer == Optimizer.SGD and batch_size == 1 and not data.sparse
+    everything = {"W": 0, "n_in": layout.size}
+    if clips_norm:
+        builder.backward(Op.LINEAR_GRAD, NONE)
+        builder.add(Op.CLIP_NORM, **everything)
+        builder.add(Op.OPTIMIZER_STEP, optimizer=optimizer, **everything)
+    else:
+        builder.backward(op, optimizer)
+    if averages:
+        builder.add(Op.AVERAGE_STEP, **everything)
+    is_plain = all(row["op"][0] in _ONLINE for row in builder.rows)
+    builder.rows[0]["online"] = is_plain and optimizer == Optimizer.SGD and batch_size == 1
     return builder.plan()
 
 

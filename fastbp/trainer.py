@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from .network import Fixed, Network
 from .optimizers import Optimizer, as_optimizer
 from .pace import Pace
 from .plan import Data, aligned_empty, run_buffers, training_plan
+from .ranges import check_range
 from .run import PREDICTION_BATCH, NonFinite, Run, batch_scales, make_table
 from .schedules import Plateau, Schedule, Span, as_schedule, scale
 from .threads import threads_for
@@ -42,6 +44,12 @@ class Trainer(Fixed):
         Factors of the optimiser's learning rate: ``"cosine"``, ``"one_cycle"`` and the others of
         `fastbp.schedules.SCHEDULES`, or an object such as ``fastbp.schedules.StepDecay(30)``. They go by the steps done
         so far, from fit to fit.
+    clip_value : float, optional
+        Each element of the gradient is clipped to [-clip_value, clip_value] (Cheng 9.3.3, Book 4.5.2).
+    clip_norm : float, optional
+        The whole gradient is scaled down to this norm where it has a larger one.
+    average_decay : float, optional
+        In [0, 1): after each step average = average_decay average + (1 - average_decay) parameters; see `averaged`.
     batch_size : int or "full"
         Samples of a mini-batch; ``"full"`` or None: all of them at once (full-batch gradient descent).
     backend : str
@@ -59,6 +67,8 @@ class Trainer(Fixed):
         What a schedule that goes by losses has seen of them.
     m, v : ndarray of shape (n_parameters,)
         The optimiser's moments (momentum: m holds the velocity), in the layout of ``network.parameters``.
+    average : ndarray of shape (n_parameters,), or (0,)
+        The moving average of the parameters, if ``average_decay`` was given; at first the parameters themselves.
 
     Raises
     ------
@@ -79,7 +89,7 @@ class Trainer(Fixed):
     array([0, 1, 1, 0])
     """
 
-    _fixed = ("network", "loss", "loss_code", "batch_size", "optimizer", "schedule", "m", "v")
+    _fixed = ("network", "loss", "loss_code", "batch_size", "optimizer", "schedule", "m", "v", "average")
 
     def __init__(
         self,
@@ -89,6 +99,9 @@ class Trainer(Fixed):
         optimizer: str | Optimizer = "adam",
         learning_rate: float | None = None,
         schedule: str | Schedule | None = None,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
+        average_decay: float | None = None,
         batch_size: int | str | None = 32,
         backend: str = "auto",
         n_threads: int | None = None,
@@ -100,12 +113,20 @@ class Trainer(Fixed):
         self.loss_code = as_loss(loss, network.functions[-1].name)
         self.optimizer = as_optimizer(optimizer, learning_rate)
         self.schedule, self.plateau = as_schedule(schedule), Plateau()
+        for name, value in {"clip_value": clip_value, "clip_norm": clip_norm}.items():
+            if value is not None:
+                check_range(name, value, 0, np.inf, open_low=True, open_high=True)
+        if average_decay is not None:
+            check_range("average_decay", average_decay, 0, 1, open_high=True)
+        self.clip_value, self.clip_norm, self.average_decay = clip_value, clip_norm, average_decay
         self.backend = kernels.backend(backend).name
         self.n_threads = None if n_threads is None else kernels.check_n_threads(n_threads)
         self.random_state = _as_generator(random_state)
         self.step = 0
         self._m, self._v = (aligned_empty(network.n_parameters, network.dtype) for _ in range(2))
         self._m[...] = self._v[...] = 0
+        self.average = aligned_empty(0 if average_decay is None else network.n_parameters, network.dtype)
+        self.average[...] = network.parameters[: self.average.size]
         self._workspaces: list[dict[str, NDArray[Any]]] = [{}]  # the only one is away while a fit runs
         self._pace: Pace | None = None  # of the last fit: the next one begins with what it learned
         self._last: Run | None = None  # whose workspace has newer moments
@@ -208,6 +229,8 @@ class Trainer(Fixed):
             workspace = ends.enter_context(self._workspace())
             if callbacks or on_the_way:  # they look at the moments; a run that is given up finds them as they were
                 self._sync_last()
+            if self.step == 0 and self.average.size:
+                self.average[...] = self.network.parameters
             run = self._run(data, workspace, not on_the_way)
             rewind = self._rewind()
             state = TrainingState(self, int(epochs), step=self.step, validation_data=validation_data)
@@ -237,6 +260,20 @@ class Trainer(Fixed):
                 "preprocessed."
             )
         return state.history
+
+    def averaged(self) -> Network:
+        """Return a copy of the network that has the moving average of the parameters for its own.
+
+        Raises
+        ------
+        ValueError
+            If the trainer keeps none.
+        """
+        if self.average_decay is None:
+            raise ValueError("this trainer keeps no average; make it with average_decay=0.999, say")
+        network = copy.copy(self.network)
+        network.parameters[...] = self.average
+        return network
 
     def evaluate(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the mean loss on data, without penalty.
@@ -304,10 +341,14 @@ class Trainer(Fixed):
         form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size), checked)
         n = n_samples(data)
         batch_size = min(self.batch_size, n) if isinstance(self.batch_size, int) else n
-        plan = training_plan(network.layout, network.activations, self.loss_code, self.optimizer.rule, batch_size, form)
-        state = {"params": network.parameters}
+        codes = network.activations, self.loss_code, self.optimizer.rule
+        extras = {"clips_norm": self.clip_norm is not None, "averages": self.average_decay is not None}
+        plan = training_plan(network.layout, *codes, batch_size, form, **extras)
+        state = {"params": network.parameters, "average": self.average}
         if self.optimizer.n_moments:
             state |= {"m": self._m, "v": self._v}
+        if self.clip_norm is not None:
+            state["grads"] = aligned_empty(network.n_parameters, network.dtype)
         n_threads = threads_for(self.n_threads, plan.flops)
         buffers = run_buffers(plan, backend, data, state, n_threads, workspace)
         workspace.update(work=buffers.work, scratch=buffers.scratch)
@@ -344,7 +385,9 @@ class Trainer(Fixed):
         order = self._shuffled(n) if shuffle else np.arange(n)
         weights = data["sample_weight"][order, 0] if data["sample_weight"].size else None
         scales = batch_scales(n, run.plan.batch_size, weights, reduction)
-        table = make_table(n_steps, scales, {"l2": alpha}, step_values)
+        limits = {"clip": self.clip_value or 0, "max_norm": self.clip_norm or 0}
+        limits["average_decay"] = self.average_decay or 0
+        table = make_table(n_steps, scales, {"l2": alpha}, step_values, limits)
 
         def on_cut(done: int) -> bool:
             self.step = state.step = first + done

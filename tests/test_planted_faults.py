@@ -13,11 +13,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import parity
 import pytest
 from fastbp.kernels import reference
 from gradients import check_step
+from numpy.testing import assert_allclose
 from operation_checks import OUTPUTS, Options, check_operation, output_arrays
+from small_problem import CODES, X
 
 import fastbp
 from fastbp import kernels
@@ -97,10 +100,19 @@ EXERCISES = {
 BEYOND_SKLEARN = {"activate": ("gelu", "silu"), "activation_delta": ("tanh", "gelu")}
 """Operations that run in no network of scikit-learn's, and activations, hidden and output, with which they do."""
 
+BEYOND_DESCENT: dict[str, dict[str, Any]] = {
+    "nadam_step": {"optimizer": fastbp.Nadam(0.01)},
+    "rmsprop_step": {"optimizer": fastbp.RMSprop(0.01)},
+    "adagrad_step": {"optimizer": fastbp.Adagrad(0.01)},
+    "clip_norm": {"optimizer": "sgd", "clip_norm": 0.01},
+    "average_step": {"optimizer": "sgd", "average_decay": 0.9},
+}
+"""Operations after the gradient that are not scikit-learn's, and trainers in which they run."""
 
-@pytest.mark.parametrize(
-    "operation", [name for name in kernels.OPERATIONS if name != "shuffle" and name not in BEYOND_SKLEARN]
-)
+IN_SKLEARN = [name for name in kernels.OPERATIONS if name not in ("shuffle", *BEYOND_SKLEARN, *BEYOND_DESCENT)]
+
+
+@pytest.mark.parametrize("operation", IN_SKLEARN)
 def test_parity_sees_each_flipped_output(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = dataclasses.replace(PLAIN, **EXERCISES.get(operation, {}))
     theirs = parity.sklearn_observation(case)
@@ -124,3 +136,26 @@ def test_central_differences_see_each_flipped_output(operation: str, monkeypatch
             patch.setattr(reference, operation, twin)
             with pytest.raises(AssertionError):
                 check_step("numpy", hidden, output, "squared_error")
+
+
+@pytest.mark.parametrize("operation", BEYOND_DESCENT)
+def test_compiled_backends_see_each_flipped_output(
+    operation: str, compiled_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They agree with the reference as it is, and not with one that has an output flipped."""
+    options = BEYOND_DESCENT[operation]
+    wanted = trained(compiled_name, **options)
+    assert_allclose(trained("numpy", **options), wanted, rtol=1e-9, atol=1e-12)
+    for output in (output for output in OUTPUTS[operation] if output != "returned"):
+        with monkeypatch.context() as patch:
+            patch.setattr(reference, operation, flipped(operation, getattr(reference, operation), [output]))
+            with pytest.raises((AssertionError, ValueError)):  # a root of something negative: no number at all
+                assert_allclose(trained("numpy", **options), wanted, rtol=1e-6, atol=1e-9)
+
+
+def trained(backend: str, **options: Any) -> Any:
+    """Return what two epochs of training change: parameters, moments, average."""
+    net = fastbp.Network((6, 8, 3), "tanh", dtype="float64", random_state=0, backend=backend)
+    trainer = fastbp.Trainer(net, batch_size=13, backend=backend, random_state=0, **options)
+    trainer.fit(X, CODES, epochs=2)
+    return np.concatenate([net.parameters, trainer.m, trainer.v, trainer.average])

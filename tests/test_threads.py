@@ -40,6 +40,9 @@ TRAININGS: dict[str, Any] = {
     "hidden": st.sampled_from(ACTIVATIONS),
     "l2": st.sampled_from([0.0, 0.1]),
     "weighted": st.booleans(),
+    "clip": st.sampled_from([0.0, 1e-3]),
+    "clips_norm": st.booleans(),
+    "averages": st.booleans(),
 }
 
 
@@ -66,12 +69,15 @@ def train(
         data["y"] = rng.standard_normal((n, sizes[-1])).astype(dtype)
     form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size))
     rule = options.get("rule", kernels.Optimizer.ADAM)
-    plan = training_plan(layout, activations, loss, rule, batch_size, form)
+    extras = {"clips_norm": options.get("clips_norm", False), "averages": options.get("averages", False)}
+    plan = training_plan(layout, activations, loss, rule, batch_size, form, **extras)
     state = {name: (0.1 * rng.standard_normal(layout.size)).astype(dtype) for name in ("params", "m")}  # none diverges
     state["v"] = rng.random(layout.size).astype(dtype)
+    state["grads"], state["average"] = np.zeros(layout.size, dtype), state["params"].copy()
     rates = {"rate": 0.01, "momentum": 0.9, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-8}
-    decay = 1e-3 * (rule == kernels.Optimizer.ADAM)  # AdamW
-    steps = kernels.step_table(3, l2=options.get("l2", 0.1), grad_scale=1 / batch_size, decay=decay, **rates)
+    decay = 1e-3 * (rule >= kernels.Optimizer.ADAM)  # AdamW
+    limits = {"clip": options.get("clip", 0), "max_norm": 0.01, "average_decay": 0.9, "grad_rate": 0.001}
+    steps = kernels.step_table(3, l2=options.get("l2", 0.1), grad_scale=1 / batch_size, decay=decay, **rates, **limits)
     buffers, losses = run_buffers(plan, backend, data, state, threads.capped(n_threads)), np.zeros(3)
     backend.train_steps(plan.rows, steps, rng.permutation(n), batch_size, buffers, losses, n_threads=n_threads)
     forward = prediction_plan(layout, activations, batch_size, Data(form.sparse))

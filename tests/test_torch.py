@@ -22,6 +22,7 @@ else:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
 functional = torch.nn.functional
 torch.set_num_threads(1)
+torch.set_default_dtype(torch.float64)  # of the product that its NAdam keeps, too
 
 TOLERANCE = 1e-10
 
@@ -139,4 +140,79 @@ def check_ten_steps(twin: Twin, rate: float) -> None:
     for _ in range(10):
         ours, theirs = twin.step(optimizer)
     assert ours == pytest.approx(theirs, rel=TOLERANCE)
+    twin.check_parameters()
+
+
+OPTIMIZERS: dict[str, tuple[Any, Callable[[list[Any]], Any]]] = {
+    "sgd": (fastbp.SGD(0.05), lambda p: torch.optim.SGD(p, lr=0.05)),
+    "momentum": (fastbp.SGD(0.05, 0.8), lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.8)),
+    "nesterov": (fastbp.SGD(0.05, 0.8, True), lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.8, nesterov=True)),
+    "adam": (fastbp.Adam(0.01, form="torch"), lambda p: torch.optim.Adam(p, lr=0.01)),
+    "adamw": (fastbp.AdamW(0.01, weight_decay=0.1), lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1)),
+    "nadam": (fastbp.Nadam(0.01), lambda p: torch.optim.NAdam(p, lr=0.01)),
+    "nadam, other values": (
+        fastbp.Nadam(0.02, 0.8, 0.95, 1e-6, 0.1),
+        lambda p: torch.optim.NAdam(p, lr=0.02, betas=(0.8, 0.95), eps=1e-6, momentum_decay=0.1),
+    ),
+    "rmsprop": (fastbp.RMSprop(0.01), lambda p: torch.optim.RMSprop(p, lr=0.01)),
+    "rmsprop, other values": (
+        fastbp.RMSprop(0.01, 0.9, 1e-5),
+        lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.9, eps=1e-5),
+    ),
+    "adagrad": (fastbp.Adagrad(0.05), lambda p: torch.optim.Adagrad(p, lr=0.05)),
+}
+
+
+@pytest.mark.parametrize("n", [1, 5, 40])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers(backend_name: str, name: str, n: int) -> None:
+    ours, theirs = OPTIMIZERS[name]
+    twin = Twin(backend_name, "tanh", "identity", "squared_error", n, optimizer=ours)
+    optimizer = theirs(twin.parameters)
+    for _ in range(10):
+        losses = twin.step(optimizer)
+        assert losses[0] == pytest.approx(losses[1], rel=TOLERANCE)
+        twin.check_parameters()
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "adagrad"])
+@pytest.mark.parametrize("n", [1, 40])
+@pytest.mark.parametrize("limits", [{"clip_value": 0.02}, {"clip_norm": 0.1}, {"clip_value": 0.03, "clip_norm": 0.2}])
+def test_clipping(backend_name: str, limits: dict[str, float], n: int, name: str) -> None:
+    """PyTorch's functions on gradients; of both, the norm's comes first."""
+    ours, theirs = OPTIMIZERS[name]
+    twin = Twin(backend_name, "tanh", "identity", "squared_error", n, optimizer=ours, **limits)
+    optimizer = theirs(twin.parameters)
+    norms = []
+
+    def clip(*unused: Any) -> None:
+        norms.append(torch.nn.utils.clip_grad_norm_(twin.parameters, limits.get("clip_norm", 1e9)).item())
+        torch.nn.utils.clip_grad_value_(twin.parameters, limits.get("clip_value", 1e9))
+
+    optimizer.register_step_pre_hook(clip)
+    for _ in range(10):
+        twin.step(optimizer)
+        twin.check_parameters()
+    assert max(norms) > limits.get("clip_norm", 0)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_averages(backend_name: str, decay: float) -> None:
+    twin = Twin(
+        backend_name,
+        "tanh",
+        "identity",
+        "squared_error",
+        20,
+        optimizer=fastbp.Adam(0.01, form="torch"),
+        average_decay=decay,
+    )
+    optimizer, averages = torch.optim.Adam(twin.parameters, lr=0.01), [p.detach().clone() for p in twin.parameters]
+    for _ in range(5):
+        twin.step(optimizer)
+        for average, parameter in zip(averages, twin.parameters, strict=True):
+            average.lerp_(parameter.detach(), 1 - decay)
+    averaged = twin.trainer.averaged()
+    for ours, theirs in zip([*averaged.weights, *averaged.biases], averages, strict=True):
+        check(ours, theirs)
     twin.check_parameters()
