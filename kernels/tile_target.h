@@ -56,11 +56,13 @@ static const double margin_double = DBL_EPSILON;
 
 #define IN_MEMORY(p) __asm__ volatile("" : : "r"(p) : "memory") /* the compiler must believe that others read *p */
 #define INLINE inline __attribute__((always_inline, unused))
+#define NOINLINE __attribute__((noinline))
 #else
 #define ALIGNED
 #define PREFETCH(p) (void)(p)
 #define IN_MEMORY(p) (void)(p)
 #define INLINE __inline
+#define NOINLINE
 #endif
 
 static const integer_float lane_numbers_float[] = {0, 1, 2,  3,  4,  5,  6,  7,  8,  9,  10, 11,

@@ -3,6 +3,7 @@
 #define Rates JOIN(Rates, REAL)
 #define rates_of JOIN(rates_of, REAL)
 #define apply_rule JOIN(apply_rule, REAL)
+#define clipped JOIN(clipped, REAL)
 #define apply_flat JOIN(apply_flat, REAL)
 #define apply JOIN(apply, REAL)
 #define square_sum JOIN(square_sum, REAL)
@@ -40,8 +41,6 @@ static INLINE void rates_of(const Step *step, double scale, Rates *rates) {
  * stood is not even read if `keep` is 0, for it may be NaN. */
 static INLINE void apply_rule(const int rule, const Step *step, const Rates *rates, vec g, ptrdiff_t n, REAL *param,
                               REAL *m, REAL *v) {
-    if (rule != NONE && step->clip != 0)
-        g = between((REAL)-step->clip, g, (REAL)step->clip);
     if (rule == NONE) {
         store_part(param, n, step->keep != 0 ? g + rates->keep * load_part(param, n) : g);
     } else if (rule == SGD) {
@@ -67,10 +66,15 @@ static INLINE void apply_rule(const int rule, const Step *step, const Rates *rat
     }
 }
 
+static INLINE vec clipped(const int rule, const Step *step, vec g) {
+    return rule != NONE && step->clip != 0 ? between((REAL)-step->clip, g, (REAL)step->clip) : g;
+}
+
 static INLINE void apply_flat(const int rule, const Step *step, const Rates *rates, ptrdiff_t n, const REAL *grad,
                               REAL *param, REAL *m, REAL *v) {
     for (ptrdiff_t j = 0; j < n; j += LANES)
-        apply_rule(rule, step, rates, rates->scale * load_part(grad + j, n - j), n - j, param + j, m + j, v + j);
+        apply_rule(rule, step, rates, clipped(rule, step, rates->scale * load_part(grad + j, n - j)), n - j, param + j,
+                   m + j, v + j);
 }
 
 #define EACH_RULE(RULE)                                                                                                \
@@ -115,8 +119,9 @@ typedef struct {
     vec sums[TILE_VECTORS * MAX_ROWS], squares;
 } Waiting;
 
-/* The optimiser on the next vector of a tile that waits. */
-static INLINE void finish_vector(const int rule, const Step *step, const Rates *rates, const Update *u,
+/* The optimiser on the next vector of a tile that waits. `may_clip` is 0 where gradients are not clipped: in the loop over
+ * the next tile's sums, which has no register to spare. */
+static INLINE void finish_vector(const int rule, const int may_clip, const Step *step, const Rates *rates, const Update *u,
                                  Waiting *tile) {
     const ptrdiff_t v = tile->taken / MAX_ROWS, r = tile->taken % MAX_ROWS;
     const ptrdiff_t here = v * u->w_vector + (tile->row + r) * LANES;
@@ -126,14 +131,15 @@ static INLINE void finish_vector(const int rule, const Step *step, const Rates *
         g += rates->l2 * w;
         tile->squares += w * w;
     }
-    apply_rule(rule, step, rates, rates->scale * g, LANES, (REAL *)u->param + here, (REAL *)u->m + here,
-               (REAL *)u->v + here);
+    g = rates->scale * g;
+    apply_rule(rule, step, rates, may_clip ? clipped(rule, step, g) : g, LANES, (REAL *)u->param + here,
+               (REAL *)u->m + here, (REAL *)u->v + here);
     tile->taken += r + 1 < tile->n_rows ? 1 : MAX_ROWS - r;
 }
 
 static INLINE void finish_tile(const int rule, const Step *step, const Rates *rates, const Update *u, Waiting *tile) {
     while (tile->taken < tile->n_vectors * MAX_ROWS)
-        finish_vector(rule, step, rates, u, tile);
+        finish_vector(rule, 1, step, rates, u, tile);
     if (step->l2 != 0 && tile->n_vectors)
         u->squares[tile->row / GRAIN] += sum_lanes(tile->squares);
     tile->squares = splat(0);
@@ -189,7 +195,7 @@ static INLINE void update_tile(const int rule, const int form, const int n_rows,
     const ptrdiff_t rows_left = n_rows < u->end - row ? n_rows : u->end - row;
     const ptrdiff_t a_row = form == FEW_ROWS ? 1 : PITCH, a_k = form == FEW_ROWS ? u->n_in : 1;
     const ptrdiff_t d_k = form == FEW_ROWS ? u->d_next : LANES, d_vector = form == FEW_ROWS ? LANES : u->d_next;
-    const ptrdiff_t end = before->n_vectors * MAX_ROWS, pause = u->batch.n / (TILE_VECTORS * MAX_ROWS) + 1;
+    const ptrdiff_t end = step->clip != 0 ? 0 : before->n_vectors * MAX_ROWS, pause = u->batch.n / (TILE_VECTORS * MAX_ROWS) + 1;
     const REAL *A = (const REAL *)u->a_prev + row * a_row, *D = u->delta;
     vec sums[TILE_ROWS][TILE_VECTORS], columns[TILE_VECTORS];
     ptrdiff_t rest = u->batch.n, panel = 0;
@@ -216,7 +222,7 @@ static INLINE void update_tile(const int rule, const int form, const int n_rows,
                 }
             }
             if (rule >= ADAM && before->taken < end)
-                finish_vector(rule, step, rates, u, before);
+                finish_vector(rule, 0, step, rates, u, before);
         }
         A += u->n_in * PITCH;
         rest -= length;
@@ -309,15 +315,6 @@ static INLINE void update_entries_of(const int rule, const int n_vectors, const 
     }
 }
 
-#define UPDATE(rule)                                                                                                   \
-    case rule:                                                                                                         \
-        switch (form * (TILE_VECTORS + 1) + n_vectors) {                                                               \
-            EACH_TILE_WIDTH(UPDATE_STRIPS, rule)                                                                       \
-            EACH_TILE_WIDTH(UPDATE_ROWS, rule)                                                                         \
-            EACH_TILE_WIDTH(UPDATE_ENTRIES, rule)                                                                      \
-        }                                                                                                              \
-        break;
-
 #define UPDATE_STRIPS(rule, vectors)                                                                                   \
     case ACROSS_STRIPS * (TILE_VECTORS + 1) + vectors:                                                                 \
         update_of(rule, ACROSS_STRIPS, vectors, u);                                                                    \
@@ -331,6 +328,23 @@ static INLINE void update_entries_of(const int rule, const int n_vectors, const 
 #define UPDATE_ENTRIES(rule, vectors)                                                                                  \
     case ENTRIES * (TILE_VECTORS + 1) + vectors:                                                                       \
         update_entries_of(rule, vectors, u);                                                                           \
+        break;
+
+/* A function for each rule: in one that holds them all compilers give up on keeping sums in registers. */
+#define UPDATE_BY(rule)                                                                                                \
+    static NOINLINE void JOIN(update_by_##rule, REAL)(int form, ptrdiff_t n_vectors, const Update *u) {                \
+        switch (form * (TILE_VECTORS + 1) + n_vectors) {                                                               \
+            EACH_TILE_WIDTH(UPDATE_STRIPS, rule)                                                                       \
+            EACH_TILE_WIDTH(UPDATE_ROWS, rule)                                                                         \
+            EACH_TILE_WIDTH(UPDATE_ENTRIES, rule)                                                                      \
+        }                                                                                                              \
+    }
+
+EACH_RULE(UPDATE_BY)
+
+#define UPDATE(rule)                                                                                                   \
+    case rule:                                                                                                         \
+        JOIN(update_by_##rule, REAL)(form, n_vectors, u);                                                              \
         break;
 
 static void update(int form, ptrdiff_t n_vectors, const Update *u) {
