@@ -69,8 +69,28 @@ class _CacheImpl(caching.CompileResultCacheImpl):
     )
 
 
+class _CacheFile(caching.IndexDataCacheFile):
+    """An index of compiled versions of a function, and a file for each, named by what it is compiled for.
+
+    Numba numbers the files. Of two processes that compile at once, both may take a number for different dtypes, and the
+    index of the one then leads to the code of the other.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        """Save the code first and then the index: what that names is there."""
+        index = self._load_index()
+        index[key] = self._index_name.replace(".nbi", f".{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.nbc")
+        self._save_data(index[key], data)
+        self._save_index(index)
+
+
 class _Cache(caching.FunctionCache):
     _impl_class = _CacheImpl
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        stamp = self._impl.locator.get_source_stamp()
+        self._cache_file = _CacheFile(self._cache_path, self._impl.filename_base, stamp)
 
 
 @contextlib.contextmanager
