@@ -345,7 +345,9 @@ def _check(custom: CustomFunction, arguments: Arguments) -> None:
         arguments,
         (slopes < np.minimum(left, right) - slack) | (slopes > np.maximum(left, right) + slack),
         lambda k: f"has the derivative {slopes[k]:.6g}, but slopes of {left[k]:.6g} below and {right[k]:.6g} above",
-        "give the right one: derivative=..." if custom.derivative is None else "mend derivative=, or leave it out",
+        "where branches meet, take min, max or abs instead, or give derivative=..."
+        if custom.derivative is None
+        else "mend derivative=, or leave it out",
     )
 
 

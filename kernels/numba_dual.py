@@ -6,7 +6,7 @@ f(x) + f'(x) x' eps of it. What Numba compiles for floats, it compiles for a `Du
 calls. Only the operations differ: the operators stand here, the functions in `numba_dual_math`.
 
 A plain number beside a dual one takes its dtype; so does a variable that is a number on one path and dual on another.
-At a kink the derivative is that of the branch taken.
+At a kink the derivative is that of the branch taken; abs, min and max have the mean of the slopes on both sides.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"

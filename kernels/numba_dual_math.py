@@ -400,14 +400,23 @@ def _where(condition, x, y):
     return pick(value_of(condition) != 0.0, x, y)
 
 
+@inlined
+def _unless_equal(x, y, other):
+    """Return ``other``, one of x and y, but where they are equal their mean, which has the mean slope.
+
+    That of abs at 0 is a mean too: so log(1 + exp(-abs(z))) + max(z, 0), which is smooth, has the right one there.
+    """
+    return pick(value_of(x) == value_of(y), chain_two(value_of(x), 0.5, x, 0.5, y), other)
+
+
 @rule(min)
 def _min(x, y):
-    return pick(value_of(y) < value_of(x), y, x)
+    return _unless_equal(x, y, pick(value_of(y) < value_of(x), y, x))
 
 
 @rule(max)
 def _max(x, y):
-    return pick(value_of(y) > value_of(x), y, x)
+    return _unless_equal(x, y, pick(value_of(y) > value_of(x), y, x))
 
 
 @rule(min)
