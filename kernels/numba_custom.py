@@ -82,8 +82,9 @@ class CustomFunction:
         self, kind: str, function: Function, derivative: Function | None, domain: Interval, targets: Interval | None
     ) -> None:
         title = f"custom {kind} {getattr(function, '__name__', type(function).__name__)}"
-        self._function = _Source(title, function, _ARGUMENTS[kind])
-        self._derivative = derivative and _Source(f"the derivative of {title}", derivative, _ARGUMENTS[kind])
+        self._function, self._derivative = _Source(title, function, _ARGUMENTS[kind]), None
+        if derivative is not None:
+            self._derivative = _Source(f"the derivative of {title}", derivative, _ARGUMENTS[kind])
         self.kind, self.function, self.derivative, self.name = kind, function, derivative, function.__name__
         self.domain, self.targets = domain, targets
         self._c_functions: dict[str, Any] = {}
@@ -123,7 +124,7 @@ class CustomFunction:
             if self._derivative is not None:
                 self._derivative.check_compiles(kind, False)
             compile_for = compile_activation if self.kind == "activation" else compile_loss
-            slope = self._derivative and self._derivative.dispatcher
+            slope = None if self._derivative is None else self._derivative.dispatcher
             # two threads may both come here: all shall have the address of one and the same
             self._c_functions.setdefault(dtype, compile_for(self._function.dispatcher, slope, kind))
         return self._c_functions[dtype]
@@ -274,7 +275,7 @@ def _checked(
     kind: str, function: Function, derivative: Function | None, domain: Interval, targets: Interval | None
 ) -> CustomFunction:
     domain = _interval("domain", domain)
-    targets = targets and _interval("targets", targets)
+    targets = None if targets is None else _interval("targets", targets)
     custom = CustomFunction(kind, function, derivative, domain, targets)
     _check(custom, _sample(custom))
     return custom

@@ -301,7 +301,7 @@ def test_refusals_of_losses_and_derivatives() -> None:
     ):
         custom_activation(lambda z: z * z, derivative=lambda z: len(z))
     with pytest.raises(ValueError, match="the derivative of custom activation <lambda> must be a Python function"):
-        custom_activation(lambda z: z * z, derivative=2.0)  # type: ignore[arg-type]
+        custom_activation(lambda z: z * z, derivative=0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="has the derivative 1, but slopes of 2 below"):  # int() does not vary
         custom_activation(lambda z: z + int(1e6 * z) * 1e-6)
 
@@ -328,6 +328,8 @@ def test_domains() -> None:
     for domain in ((1, 0), (0, 0), (math.nan, 1), 3, (1,), "ab"):
         with pytest.raises(ValueError, match="domain must be"):
             custom_activation(swish, domain=domain)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="targets must be"):
+            custom_loss(huber, targets=domain)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
