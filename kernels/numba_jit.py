@@ -19,6 +19,7 @@ from numba.core import caching
 from numba.core.ccallback import CFunc
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
+from numba.core.cpu_options import FastMathOptions
 from numba.core.dispatcher import _FunctionCompiler  # type: ignore[attr-defined]
 from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, infer_global
@@ -68,8 +69,28 @@ class _CacheImpl(caching.CompileResultCacheImpl):
     )
 
 
+class _CacheFile(caching.IndexDataCacheFile):
+    """An index of compiled versions of a function, and a file for each, named by what it is compiled for.
+
+    Numba numbers the files. Of two processes that compile at once, both may take a number for different dtypes, and the
+    index of the one then leads to the code of the other.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        """Save the code first and then the index: what that names is there."""
+        index = self._load_index()
+        index[key] = self._index_name.replace(".nbi", f".{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.nbc")
+        self._save_data(index[key], data)
+        self._save_index(index)
+
+
 class _Cache(caching.FunctionCache):
     _impl_class = _CacheImpl
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        stamp = self._impl.locator.get_source_stamp()
+        self._cache_file = _CacheFile(self._cache_path, self._impl.filename_base, stamp)
 
 
 @contextlib.contextmanager
@@ -117,23 +138,34 @@ class _InlinedPipeline(Compiler):
 
 
 class _InlinedCompiler(_Compiler):
-    """Compiles no further than to LLVM's language, which takes a sixth off the time of a cold start."""
+    """Compiles no further than to LLVM's language, which takes a sixth off the time of a cold start.
+
+    Code for arguments of a type with ``as_written`` has no float flags: its results depend on no code around it.
+    """
+
+    as_written = False
 
     def _customize_flags(self, flags: Any) -> Any:
         flags.no_compile = True
+        if self.as_written:
+            flags.fastmath = FastMathOptions(False)
         return flags
 
     def _compile_core(self, args: Any, return_type: Any) -> Any:
+        self.as_written = any(getattr(kind, "as_written", False) for kind in args)
         result = super()._compile_core(args, return_type)
         key: Any = [].append  # stands for the entry point: any function that is like no other
         result.target_context.insert_user_function(key, result.fndesc, [result.library])
         return result._replace(entry_point=key)
 
 
-def inlined(function: Callable[..., Any]) -> Any:
-    """Compile what only compiled code calls: with no way in from Python, and no cache beside that of its callers."""
+def inlined(function: Callable[..., Any], **options: Any) -> Any:
+    """Compile what only compiled code calls: with no way in from Python, and no cache beside that of its callers.
+
+    ``options`` are those of Numba's beside the usual ones.
+    """
     wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    flags = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", **wrappers}
+    flags = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", **wrappers, **options}
     return _with(_InlinedCompiler, numba.njit(pipeline_class=_InlinedPipeline, **flags)(function))
 
 
@@ -265,10 +297,18 @@ def _compiled(place: int, dtype: str) -> CFunc:
     function, spec, takes_tiles = _PRIMITIVES[place]
     result, *args = _types(spec, types.float32 if dtype == "float32" else types.float64)
     args = [types.CPointer(types.int64), *args] if takes_tiles else args
+    cache = None
+    with contextlib.suppress(RuntimeError):  # no folder for a cache: `jit` says so
+        cache = _Cache(function)
+    return c_function(function, args, result, cache)
+
+
+def c_function(function: Callable[..., Any], args: list[Any], result: Any = types.void, cache: Any = None) -> CFunc:
+    """Compile a function that C code can call, of Numba types of arguments and result."""
     options = {"nopython": True, "fastmath": FASTMATH, "error_model": "numpy"}
     compiled = CFunc(function, (tuple(args), result), locals={}, options=options)
-    with contextlib.suppress(RuntimeError):  # no folder for a cache: `jit` says so
-        compiled._cache = _Cache(function)  # type: ignore[attr-defined]
+    if cache is not None:
+        compiled._cache = cache  # type: ignore[attr-defined]
     with _collecting_rarely():
         compiled.compile()
     return compiled

@@ -1,8 +1,10 @@
-"""Exponential, logarithm and what is made of them: logistic, hyperbolic tangent, softplus, normal distribution.
+"""Elementary functions, and what activations are made of, of vectors and of single lanes.
 
 x is split into n ln 2 + r with |r| <= ln 2 / 2; then exp(x) = 2^n (1 + r + r^2 p(r)), where p is a Chebyshev
 polynomial. For the logarithm x = 2^n (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), and log(1 + f) =
-2 atanh(s) = 2 s + s^3 q(s^2) for s = f / (2 + f), q another one. Errors stay below 2 ulp (tested).
+2 atanh(s) = 2 s + s^3 q(s^2) for s = f / (2 + f), q another one. Sine and cosine subtract a multiple of pi / 2 in three
+parts (Cody and Waite). Their polynomials and those of the error function are minimax ones. Errors stay below 2 ulp
+(tested).
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
@@ -12,19 +14,9 @@ from __future__ import annotations
 import math
 
 from .contract import SELU_ALPHA, SELU_SCALE
+from .numba_exponents import has_bit, split_power, times_power_of_two
 from .numba_jit import inlined
-from .numba_vectors import (
-    absolute,
-    choose,
-    copy_sign,
-    fma,
-    make_constant,
-    make_polynomial,
-    maximum,
-    minimum,
-    split_power,
-    times_power_of_two,
-)
+from .numba_vectors import absolute, choose, copy_sign, fma, make_constant, make_polynomial, maximum, minimum
 
 _polynomial = make_polynomial(
     (0.0013926183587713495, 0.0083631790795227273, 0.041666554617204574, 0.16666576989698776, 0.5),
@@ -37,7 +29,7 @@ _polynomial = make_polynomial(
         1.9841269874820625e-04,
         1.3888888888883748e-03,
         8.3333333333261351e-03,
-        4.1666666666669756e-02,
+        4.1666666666666671e-02,
         1.6666666666666671e-01,
         0.5,
     ),
@@ -114,6 +106,7 @@ _erfc_tail = make_polynomial(
 _erfc_middle = make_constant(3.0, 3.75)
 _erfc_farthest = make_constant(12.0, 30.0)
 _LOG2_E = 1.4426950408889634
+one = make_constant(1.0, 1.0)
 _shift = make_constant(12582912.0, 6755399441055744.0)  # 1.5 * 2^(mantissa bits): adding it rounds to a whole number
 _ln2_high = make_constant(0.693115234375, 0.6931471803691238)  # so few bits that n ln2_high is exact
 _ln2_low = make_constant(3.19461849453094e-05, 1.908214929270588e-10)
@@ -137,13 +130,6 @@ def exp(x):
     """Return e^x."""
     n, r, tail = _reduced(minimum(maximum(x, _lowest(x)), _highest(x)))
     return times_power_of_two(r + tail + 1.0, n)
-
-
-@inlined
-def exp_minus_1(x):
-    """Return e^x - 1 for x <= 0: 2^n - 1 + 2^n (r + r^2 p(r)), which loses nothing near 0, where n is 0."""
-    n, r, tail = _reduced(minimum(maximum(x, _lowest(x)), 0.0))
-    return times_power_of_two(r + tail, n) + (times_power_of_two(1.0 + n * 0.0, n) - 1.0)
 
 
 @inlined
@@ -185,11 +171,31 @@ def _logarithm_of(n, f):
 
 
 @inlined
+def expm1(x):
+    """Return e^x - 1, twice 2^(n - 1) - 1/2 + 2^(n - 1) (r + r^2 p(r)), with what r lost in rounding."""
+    bounded = minimum(maximum(x, _lowest(x)), _highest(x))
+    n, r, tail = _reduced(bounded)
+    lost = fma(-n, _ln2_low(x), fma(-n, _ln2_high(x), bounded) - r)
+    power = times_power_of_two(one(x), n - 1.0)
+    half = (power - 0.5) + power * r + power * (tail + lost)
+    return copy_sign(half + half, x)
+
+
+@inlined
+def log1p(x):
+    """Return log(1 + x): log of the sum, and what rounding took from it."""
+    total = 1.0 + x
+    lost = minimum(x, 1.0) - (total - maximum(x, 1.0))
+    n, m = split_power(total)
+    log = _logarithm_of(n, m - 1.0) + lost / total
+    usual = choose(total > 0.0, choose(x < math.inf, log, x), choose(total == 0.0, -math.inf, math.nan))
+    return choose(x == 0.0, x, usual)
+
+
+@inlined
 def softplus(x):
-    """Return log(1 + e^x) = max(x, 0) + log(1 + e) for e = e^-|x|, of which 1 + e would lose the lower half."""
-    e = exp(-absolute(x))
-    is_large = e > 0.41421356237309505
-    return maximum(x, 0.0) + _logarithm_of(choose(is_large, 1.0, 0.0), choose(is_large, 0.5 * (e - 1.0), e))
+    """Return log(1 + e^x)."""
+    return maximum(x, 0.0) + log1p(exp(-absolute(x)))
 
 
 @inlined
@@ -222,10 +228,128 @@ def silu(x):
 @inlined
 def elu(beta, x):
     """Return x where it is not negative, else beta (e^x - 1)."""
-    return choose(x < 0.0, beta * exp_minus_1(x), x)
+    return choose(x < 0.0, beta * expm1(x), x)
 
 
 @inlined
 def selu(x):
     """Return the scaled ELU."""
     return SELU_SCALE * elu(SELU_ALPHA, x)
+
+
+# ----------------------------------------------------------------- functions of users, and their derivatives
+
+
+_sine_tail = make_polynomial(
+    (-0.00019516654720064253, 0.008332173340022564, -0.16666655242443085),
+    (
+        1.589650445910065e-10,
+        -2.5050753257594096e-08,
+        2.7557313662027397e-06,
+        -0.0001984126982972519,
+        0.008333333333322316,
+        -0.16666666666666632,
+    ),
+)
+_cosine_tail = make_polynomial(
+    (2.4437740648863837e-05, -0.001388736185617745, 0.04166664555668831),
+    (
+        -1.1359448711687689e-11,
+        2.087571956024578e-09,
+        -2.7557314326049407e-07,
+        2.4801587289395014e-05,
+        -0.001388888888887399,
+        0.0416666666666666,
+    ),
+)
+_erf_near = make_polynomial(
+    (
+        7.889095286373049e-05,
+        -0.0008020834065973759,
+        0.005189534742385149,
+        -0.026854444295167923,
+        0.11283600330352783,
+        -0.3761262595653534,
+        0.12837916612625122,
+    ),
+    (
+        -7.801191888341914e-10,
+        1.3722976770798816e-08,
+        -1.6209175731923008e-07,
+        1.6447517609499445e-06,
+        -1.492474465356765e-05,
+        0.00012055295319730584,
+        -0.0008548325989661416,
+        0.005223977607422502,
+        -0.026866170643276073,
+        0.11283791670945252,
+        -0.3761263890318355,
+        0.12837916709551256,
+    ),
+)
+_erf_far = make_polynomial(
+    (
+        0.00018557360453996807,
+        -0.0029396044556051493,
+        0.021805310621857643,
+        -0.10303735733032227,
+        -0.6382256746292114,
+        -1.1270400285720825,
+        -0.0003537176817189902,
+    ),
+    (
+        1.0390280363333865e-12,
+        -4.751635496642466e-11,
+        1.017036517743964e-09,
+        -1.3522131428200563e-08,
+        1.2483025415841034e-07,
+        -8.451901568056695e-07,
+        4.3017694169785755e-06,
+        -1.6421443315078678e-05,
+        4.476978328806416e-05,
+        -6.975005019850868e-05,
+        -4.595683339555937e-05,
+        0.0006428351979893269,
+        -0.0017709273039854456,
+        0.00028223037510825355,
+        0.019076954223938142,
+        -0.10274664210609258,
+        -0.6366287038762636,
+        -1.1283772823708142,
+        -1.8438744903692125e-07,
+    ),
+)
+_erf_end = make_constant(4.0, 6.0)  # from here on erf is 1
+_TWO_OVER_PI = 0.6366197723675814
+_half_pi = make_constant(1.5707963705062866, 1.5707963267948966)  # three parts, together pi / 2
+_half_pi_middle = make_constant(-4.371138828673793e-08, 6.123233995736766e-17)
+_half_pi_low = make_constant(-1.7151245100058819e-15, -1.4973849048591698e-33)
+sine_limit = make_constant(2.0**18, 2.0**40)
+"""Up to this |x|, and on processors that fuse products with sums, `sine_and_cosine` holds."""
+
+
+@inlined
+def erf(x):
+    """Return the error function: x + x p(x^2) up to 1, 1 - e^q(|x|) beyond, with the sign of x."""
+    y = absolute(x)
+    near = fma(y, _erf_near(y * y), y)
+    far = 1.0 - exp(_erf_far(minimum(y, _erf_end(y))))
+    return copy_sign(choose(y < 1.0, near, far), x)
+
+
+@inlined
+def sine_and_cosine(x):
+    """Return sin(x) and cos(x), for |x| up to `sine_limit`."""
+    n = fma(x, _TWO_OVER_PI, _shift(x)) - _shift(x)
+    high, middle = fma(-n, _half_pi(x), x), n * _half_pi_middle(x)  # high is exact
+    r = high - middle
+    back = r - high
+    low = (high - (r - back)) - (middle + back) - fma(n, _half_pi_middle(x), -middle) - n * _half_pi_low(x)
+    square = r * r
+    half = 0.5 * square
+    sine = r + fma(r * square, _sine_tail(square), fma(-half, low, low))
+    near = 1.0 - half
+    cosine = near + (((1.0 - near) - half) + fma(square * square, _cosine_tail(square), -(r * low)))
+    odd = has_bit(n, 0)
+    first, second = choose(odd, cosine, sine), choose(odd, sine, cosine)
+    return choose(has_bit(n, 1), -first, first), choose(has_bit(n + 1.0, 1), -second, second)

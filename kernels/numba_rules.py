@@ -8,7 +8,7 @@ from numba import float64
 
 from .contract import ACTIVATION, FIRST_KEPT, NONE, SELU_ALPHA, SELU_SCALE, STEP, Activation, Optimizer
 from .numba_jit import inlined
-from .numba_math import elu, exp, exp_minus_1, gelu, logistic, selu, silu, softplus, tanh
+from .numba_math import elu, exp, expm1, gelu, logistic, selu, silu, softplus, tanh
 from .numba_vectors import (
     as_pointer_to,
     choose,
@@ -111,7 +111,7 @@ def times_derivative(code, beta, at_zero, a, delta):
     if code == Activation.SELU:
         return delta * choose(a > 0.0, SELU_SCALE, a + SELU_SCALE * SELU_ALPHA)
     if code == Activation.SOFTPLUS:
-        return -delta * exp_minus_1(-a)
+        return -delta * expm1(-a)
     if code == Activation.SIGN:
         return delta * 0.0
     if code == Activation.EXP or code >= FIRST_KEPT.value:

@@ -32,27 +32,46 @@ class Vector(types.Type):
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
-        super().__init__(f"Vector({dtype})")
+        super().__init__(f"{type(self).__name__}({dtype})")
+
+    @property
+    def llvm(self) -> Any:
+        """LLVM's type of it."""
+        return vector_of(self.dtype)[0]
 
 
-@register_model(Vector)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Vector) -> None:
-        super().__init__(manager, kind, vector_of(kind.dtype)[0])
+class Lane(Vector):
+    """The Numba type of one lane by itself: a number, with the functions of vectors, for loops that LLVM vectorises.
+
+    Its products and sums fuse where `fma` says so only: its result depends on no code around it.
+    """
+
+    as_written = True
+
+    @property
+    def llvm(self) -> Any:
+        return vector_of(self.dtype)[0].element
 
 
 class Mask(types.Type):
     """The Numba type of a condition for each lane of a `Vector`: what a comparison of two returns."""
 
-    def __init__(self, dtype: Any) -> None:
-        self.dtype = dtype
-        super().__init__(f"Mask({dtype})")
+    def __init__(self, vector: Vector) -> None:
+        self.vector = vector
+        super().__init__(f"Mask({vector})")
+
+
+@register_model(Vector)
+@register_model(Lane)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Vector) -> None:
+        super().__init__(manager, kind, kind.llvm)
 
 
 @register_model(Mask)
 class _MaskModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Mask) -> None:
-        super().__init__(manager, kind, ir.VectorType(ir.IntType(1), vector_of(kind.dtype)[0].count))
+        super().__init__(manager, kind, as_many(kind.vector.llvm, ir.IntType(1)))
 
 
 def vector_of(dtype: Any) -> tuple[ir.VectorType, int]:
@@ -61,18 +80,36 @@ def vector_of(dtype: Any) -> tuple[ir.VectorType, int]:
     return ir.VectorType(ir.FloatType() if size == 4 else ir.DoubleType(), VECTOR_BYTES // size), size
 
 
-def _call(builder: Any, name: str, result: Any, *args: Any) -> Any:
+def emit_call(builder: Any, name: str, result: Any, *args: Any) -> Any:
     """Call an LLVM intrinsic by its full name: llvmlite cannot declare those on vectors."""
     kind = ir.FunctionType(result, [arg.type for arg in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
 
-def _suffix(vector: ir.VectorType) -> str:
-    return f"v{vector.count}f{32 if isinstance(vector.element, ir.FloatType) else 64}"
+def element_of(kind: Any) -> Any:
+    """Return LLVM's type of the elements of a vector, or of the one lane that ``kind`` is."""
+    return kind.element if isinstance(kind, ir.VectorType) else kind
 
 
-def emit_splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
+def as_many(kind: Any, element: Any) -> Any:
+    """Return LLVM's type of as many other elements."""
+    return ir.VectorType(element, kind.count) if isinstance(kind, ir.VectorType) else element
+
+
+def emit_constant(kind: Any, value: Any) -> Any:
+    """Return a constant, the same in all lanes."""
+    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
+
+
+def _suffix(kind: Any) -> str:
+    lanes = f"v{kind.count}" if isinstance(kind, ir.VectorType) else ""
+    return f"{lanes}f{32 if isinstance(element_of(kind), ir.FloatType) else 64}"
+
+
+def emit_splat(builder: Any, scalar: Any, vector: Any) -> Any:
     """Spread a scalar over all lanes."""
+    if not isinstance(vector, ir.VectorType):
+        return scalar
     undefined, first = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None)
     return builder.shuffle_vector(builder.insert_element(undefined, scalar, ir.IntType(32)(0)), undefined, first)
 
@@ -81,12 +118,12 @@ def emit_fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
     """Return x y + z: one rounding where the processor has it, else a product and a sum."""
     if not HAS_FMA:
         return builder.fadd(builder.fmul(x, y), z)
-    return _call(builder, f"llvm.fma.{_suffix(x.type)}", x.type, x, y, z)
+    return emit_call(builder, f"llvm.fma.{_suffix(x.type)}", x.type, x, y, z)
 
 
 def emit_sqrt(builder: Any, x: Any) -> Any:
     """Return the square roots of the lanes."""
-    return _call(builder, f"llvm.sqrt.{_suffix(x.type)}", x.type, x)
+    return emit_call(builder, f"llvm.sqrt.{_suffix(x.type)}", x.type, x)
 
 
 def emit_shuffle(builder: Any, x: Any, y: Any, lanes: list[int]) -> Any:
@@ -114,7 +151,7 @@ def emit_load(builder: Any, p: Any, vector: ir.VectorType, mask: Any = None, fil
     if mask is None:
         return builder.load(at_p, align=align)
     rest = ir.Constant(vector, None) if fill is None else fill
-    return _call(builder, f"llvm.masked.load.{_suffix(vector)}.p0", vector, at_p, ir.IntType(32)(align), mask, rest)
+    return emit_call(builder, f"llvm.masked.load.{_suffix(vector)}.p0", vector, at_p, ir.IntType(32)(align), mask, rest)
 
 
 def emit_store(builder: Any, value: Any, p: Any, mask: Any = None) -> None:
@@ -125,7 +162,7 @@ def emit_store(builder: Any, value: Any, p: Any, mask: Any = None) -> None:
         builder.store(value, at_p, align=align)
     else:
         name = f"llvm.masked.store.{_suffix(vector)}.p0"
-        _call(builder, name, ir.VoidType(), value, at_p, ir.IntType(32)(align), mask)
+        emit_call(builder, name, ir.VoidType(), value, at_p, ir.IntType(32)(align), mask)
 
 
 def emit_load_part(builder: Any, p: Any, vector: ir.VectorType, n: Any, fill: Any = None) -> Any:
@@ -385,7 +422,7 @@ def _emit_compressed(builder: Any, condition: Any, first: Any, listed: Any) -> A
     indices = ir.VectorType(ir.IntType(32), count)
     lanes = builder.add(ir.Constant(indices, list(range(count))), emit_splat(builder, first, indices))
     name = f"llvm.x86.avx512.mask.compress.v{count}i32"
-    together = _call(builder, name, indices, lanes, ir.Constant(indices, None), condition)
+    together = emit_call(builder, name, indices, lanes, ir.Constant(indices, None), condition)
     builder.store(together, builder.bitcast(listed, indices.as_pointer()), align=4)
     return builder.zext(builder.ctpop(builder.bitcast(condition, ir.IntType(count))), ir.IntType(64))
 
@@ -405,17 +442,19 @@ def _emit_listed(builder: Any, condition: Any, first: Any, listed: Any) -> Any:
 
 @lower_cast(types.Number, Vector)
 def _spread(context: Any, builder: Any, from_type: Any, to_type: Any, value: Any) -> Any:
-    return emit_splat(builder, context.cast(builder, value, from_type, to_type.dtype), vector_of(to_type.dtype)[0])
+    return emit_splat(builder, context.cast(builder, value, from_type, to_type.dtype), to_type.llvm)
 
 
-def _overload(function: Any, emit: Callable[..., Any], result: Any = Vector) -> None:
-    """Define an operator on vectors, or on a vector and a scalar; it returns a `Vector` or a `Mask`."""
+def _overload(function: Any, emit: Callable[..., Any], compares: bool = False) -> None:
+    """Define an operator on vectors, or on a vector and a scalar; it returns a `Vector`, or a `Mask` if it compares."""
 
     @infer_global(function)
     class Template(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             vector = next((arg for arg in args if isinstance(arg, Vector)), None)
-            return None if vector is None else result(vector.dtype)(*[vector] * len(args))
+            if vector is None:
+                return None
+            return (Mask(vector) if compares else vector)(*[vector] * len(args))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return emit(builder, *args)
@@ -424,23 +463,26 @@ def _overload(function: Any, emit: Callable[..., Any], result: Any = Vector) -> 
     lower_builtin(function, Vector, Vector)(codegen)
 
 
-_CONTRACT = ("contract",)
+def _fusing(x: Any) -> tuple[str, ...]:
+    return ("contract",) if isinstance(x.type, ir.VectorType) else ()
+
+
 for _add in (operator.add, operator.iadd):
-    _overload(_add, lambda builder, x, y: builder.fadd(x, y, flags=_CONTRACT))
-_overload(operator.sub, lambda builder, x, y: builder.fsub(x, y, flags=_CONTRACT))
-_overload(operator.mul, lambda builder, x, y: builder.fmul(x, y, flags=_CONTRACT))
+    _overload(_add, lambda builder, x, y: builder.fadd(x, y, flags=_fusing(x)))
+_overload(operator.sub, lambda builder, x, y: builder.fsub(x, y, flags=_fusing(x)))
+_overload(operator.mul, lambda builder, x, y: builder.fmul(x, y, flags=_fusing(x)))
 _overload(operator.truediv, lambda builder, x, y: builder.fdiv(x, y))
 _overload(operator.neg, lambda builder, x: builder.fneg(x))
-_overload(operator.lt, lambda builder, x, y: builder.fcmp_ordered("<", x, y), Mask)
-_overload(operator.gt, lambda builder, x, y: builder.fcmp_ordered(">", x, y), Mask)
-_overload(operator.eq, lambda builder, x, y: builder.fcmp_ordered("==", x, y), Mask)
-_overload(operator.ne, lambda builder, x, y: builder.fcmp_unordered("!=", x, y), Mask)
+_overload(operator.lt, lambda builder, x, y: builder.fcmp_ordered("<", x, y), compares=True)
+_overload(operator.gt, lambda builder, x, y: builder.fcmp_ordered(">", x, y), compares=True)
+_overload(operator.eq, lambda builder, x, y: builder.fcmp_ordered("==", x, y), compares=True)
+_overload(operator.ne, lambda builder, x, y: builder.fcmp_unordered("!=", x, y), compares=True)
 
 
 @intrinsic
 def choose(typingctx: Any, condition: Any, yes: Any, no: Any) -> Any:
     """Return ``yes`` in the lanes where the condition holds, else ``no``."""
-    vector = Vector(condition.dtype)
+    vector = condition.vector
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.select(*args)
@@ -459,7 +501,7 @@ def any_lane(typingctx: Any, condition: Any) -> Any:
     return types.boolean(condition), codegen
 
 
-def _vector_function(emit: Callable[..., Any]) -> Any:
+def vector_function(emit: Callable[..., Any]) -> Any:
     """Make a function of vectors; scalars beside a vector are spread."""
 
     def typed(*kinds: Any) -> Any:
@@ -476,19 +518,19 @@ def _vector_function(emit: Callable[..., Any]) -> Any:
 @intrinsic
 def fma(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
     """Return x y + z with one rounding."""
-    return _vector_function(emit_fma)(x, y, z)
+    return vector_function(emit_fma)(x, y, z)
 
 
 @intrinsic
 def sqrt(typingctx: Any, x: Any) -> Any:
     """Return the square root of each lane."""
-    return _vector_function(emit_sqrt)(x)
+    return vector_function(emit_sqrt)(x)
 
 
 @intrinsic
 def absolute(typingctx: Any, x: Any) -> Any:
     """Return |x|."""
-    return _vector_function(lambda builder, x: _call(builder, f"llvm.fabs.{_suffix(x.type)}", x.type, x))(x)
+    return vector_function(lambda builder, x: emit_call(builder, f"llvm.fabs.{_suffix(x.type)}", x.type, x))(x)
 
 
 @intrinsic
@@ -496,72 +538,21 @@ def copy_sign(typingctx: Any, x: Any, sign: Any) -> Any:
     """Return |x| with the signs of ``sign``."""
 
     def emit(builder: Any, x: Any, sign: Any) -> Any:
-        return _call(builder, f"llvm.copysign.{_suffix(x.type)}", x.type, x, sign)
+        return emit_call(builder, f"llvm.copysign.{_suffix(x.type)}", x.type, x, sign)
 
-    return _vector_function(emit)(x, sign)
+    return vector_function(emit)(x, sign)
 
 
 @intrinsic
 def minimum(typingctx: Any, x: Any, y: Any) -> Any:
     """Return y where y < x, else x: a NaN in x stays."""
-    return _vector_function(lambda builder, x, y: builder.select(builder.fcmp_ordered("<", y, x), y, x))(x, y)
+    return vector_function(lambda builder, x, y: builder.select(builder.fcmp_ordered("<", y, x), y, x))(x, y)
 
 
 @intrinsic
 def maximum(typingctx: Any, x: Any, y: Any) -> Any:
     """Return y where y > x, else x: a NaN in x stays."""
-    return _vector_function(lambda builder, x, y: builder.select(builder.fcmp_ordered(">", y, x), y, x))(x, y)
-
-
-@intrinsic
-def times_power_of_two(typingctx: Any, x: Any, n: Any) -> Any:
-    """Return x 2^n for whole n, which may lie beyond the exponents of the dtype."""
-    return _vector_function(_emit_scaled if VECTOR_BYTES == 64 else _emit_scaled_twice)(x, n)
-
-
-def _emit_scaled(builder: Any, x: Any, n: Any) -> Any:
-    bits, all_lanes, as_usual = (32 if x.type.count == 16 else 64), ir.IntType(x.type.count)(-1), ir.IntType(32)(4)
-    name = f"llvm.x86.avx512.mask.scalef.p{'s' if bits == 32 else 'd'}.512"
-    return _call(builder, name, x.type, x, n, x, all_lanes, as_usual)
-
-
-def _emit_scaled_twice(builder: Any, x: Any, n: Any) -> Any:
-    """Multiply by two powers of 2: n + 1.5 * 2^(mantissa bits) has n in the low bits, which move into the exponent."""
-    bits, bias, mantissa = (32, 127, 23) if isinstance(x.type.element, ir.FloatType) else (64, 1023, 52)
-    integers = ir.VectorType(ir.IntType(bits), x.type.count)
-
-    def constant(kind: Any, value: Any) -> Any:
-        return ir.Constant(kind, [value] * x.type.count)
-
-    shift = constant(x.type, 1.5 * 2.0**mantissa)
-    half = builder.fadd(builder.fmul(n, constant(x.type, 0.5)), shift)
-    for shifted in (half, builder.fadd(builder.fsub(n, builder.fsub(half, shift)), shift)):
-        exponent = builder.add(builder.bitcast(shifted, integers), constant(integers, bias))
-        x = builder.fmul(x, builder.bitcast(builder.shl(exponent, constant(integers, mantissa)), x.type))
-    return x
-
-
-@intrinsic
-def split_power(typingctx: Any, x: Any) -> Any:
-    """Return n and m of x = 2^n m, m in [sqrt(1/2), sqrt(2)), for normal x > 0."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        (x,) = args
-        single = isinstance(x.type.element, ir.FloatType)
-        bits, mantissa, root_half = (32, 23, 0x3F3504F3) if single else (64, 52, 0x3FE6A09E667F3BCD)
-        integers, shift = ir.VectorType(ir.IntType(bits), x.type.count), 1.5 * 2.0**mantissa
-
-        def constant(kind: Any, value: Any) -> Any:
-            return ir.Constant(kind, [value] * x.type.count)
-
-        raw, places = builder.bitcast(x, integers), constant(integers, mantissa)
-        n = builder.ashr(builder.sub(raw, constant(integers, root_half)), places)
-        m = builder.bitcast(builder.sub(raw, builder.shl(n, places)), x.type)
-        shifted = builder.add(n, builder.bitcast(constant(x.type, shift), integers))
-        power = builder.fsub(builder.bitcast(shifted, x.type), constant(x.type, shift))
-        return context.make_tuple(builder, signature.return_type, (power, m))
-
-    return types.UniTuple(x, 2)(x), codegen
+    return vector_function(lambda builder, x, y: builder.select(builder.fcmp_ordered(">", y, x), y, x))(x, y)
 
 
 def make_polynomial(single: tuple[float, ...], double: tuple[float, ...]) -> Any:
@@ -570,13 +561,13 @@ def make_polynomial(single: tuple[float, ...], double: tuple[float, ...]) -> Any
     @intrinsic
     def polynomial(typingctx: Any, x: Any) -> Any:
         def emit(builder: Any, x: Any) -> Any:
-            coefficients = single if isinstance(x.type.element, ir.FloatType) else double
-            total, *rest = (ir.Constant(x.type, [c] * x.type.count) for c in coefficients)
+            coefficients = single if isinstance(element_of(x.type), ir.FloatType) else double
+            total, *rest = (emit_constant(x.type, coefficient) for coefficient in coefficients)
             for coefficient in rest:
                 total = emit_fma(builder, total, x, coefficient)
             return total
 
-        return _vector_function(emit)(x)
+        return vector_function(emit)(x)
 
     return polynomial
 
