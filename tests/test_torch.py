@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,6 @@ if os.environ.get("FASTBP_REQUIRE_TORCH") == "1":
 else:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
 functional = torch.nn.functional
-torch.set_num_threads(1)
-torch.set_default_dtype(torch.float64)  # of the product that its NAdam keeps, too
 
 TOLERANCE = 1e-10
 
@@ -59,6 +57,17 @@ PAIRS = [
     ("poisson", "softplus"),
 ]
 SIZES = (7, 11, 9, 5)
+
+
+@pytest.fixture(autouse=True)
+def one_thread_in_float64() -> Iterator[None]:
+    """Its NAdam keeps a product in the default dtype; its threads are those that other tests look at."""
+    n_threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_num_threads(n_threads)
+    torch.set_default_dtype(dtype)
 
 
 class Twin:
