@@ -141,7 +141,7 @@ class _Builder:
         self.work_size += room(self.batch_size, n_columns)
         return offset
 
-    def add(self, op: Op, activation: ActivationFunction | None = None, **values: int) -> None:
+    def add(self, op: Op, activation: ActivationFunction | None = None, /, **values: int) -> None:
         """Append a row; what is not given is `NONE`, sizes and the barrier have defaults."""
         row = np.full(1, NONE, PLAN_ROW)
         if activation is not None:

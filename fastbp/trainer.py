@@ -342,8 +342,8 @@ class Trainer(Fixed):
         n = n_samples(data)
         batch_size = min(self.batch_size, n) if isinstance(self.batch_size, int) else n
         codes = network.activations, self.loss_code, self.optimizer.rule
-        extras = {"clips_norm": self.clip_norm is not None, "averages": self.average_decay is not None}
-        plan = training_plan(network.layout, *codes, batch_size, form, **extras)
+        clips_norm, averages = self.clip_norm is not None, self.average_decay is not None
+        plan = training_plan(network.layout, *codes, batch_size, form, clips_norm=clips_norm, averages=averages)
         state = {"params": network.parameters, "average": self.average}
         if self.optimizer.n_moments:
             state |= {"m": self._m, "v": self._v}

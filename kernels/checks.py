@@ -409,7 +409,7 @@ def _check_activation(values: dict[str, Any], sizes: dict[str, int], module: Mod
 
 def _check_function(place: str, record: Any) -> None:
     """Refuse a code that is none, parameters out of range, and a function that is not there."""
-    names = IN_TABLES if "op" in record.dtype.names else ACTIVATION.names
+    names = IN_TABLES if "op" in record.dtype.names else ACTIVATION.names or ()
     code, _, beta, at_zero = (record[name].item() for name in names)
     if code not in set(Activation):
         raise ValueError(f"{place} holds the unknown activation {code}; pass a code of fastbp.kernels.Activation")

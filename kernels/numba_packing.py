@@ -84,7 +84,7 @@ def numbers_of(typingctx: Any, step: Any) -> Any:
 @intrinsic
 def activation_of(typingctx: Any, row: Any) -> Any:
     """Return the address of the activation of a plan's row."""
-    place = (PLAN_ROW.fields or {})["activation"][1]
+    place = PLAN_ROW.fields["activation"][1]  # type: ignore[index]
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         words = builder.bitcast(args[0], ir.IntType(64).as_pointer())
