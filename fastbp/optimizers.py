@@ -26,7 +26,8 @@ class Optimizer:
     @property
     def rule(self) -> Rule:
         """The kernels' update rule."""
-        raise AttributeError(f"{type(self).__name__} has no update rule; use SGD, Adam or AdamW")
+        names = ", ".join(kind.__name__ for kind in OPTIMIZERS.values())
+        raise AttributeError(f"{type(self).__name__} has no update rule; use one of {names}")
 
     @property
     def n_moments(self) -> int:

@@ -35,9 +35,11 @@ class Trainer(Fixed):
     network : Network
         Its parameters are updated in place.
     loss : {"cross_entropy", "squared_error", "poisson"}
-        Cross-entropy goes with softmax and logistic outputs, Poisson with exp, squared error with all.
+        Cross-entropy goes with softmax and logistic outputs, Poisson with exp and softplus, squared error with all but
+        sign.
     optimizer : str or Optimizer
-        ``"sgd"``, ``"adam"``, ``"adamw"``, or an object such as ``fastbp.Adam(1e-3, beta_1=0.8)``.
+        ``"sgd"``, ``"adam"``, ``"adamw"``, ``"nadam"``, ``"rmsprop"``, ``"adagrad"``, or an object such as
+        ``fastbp.Adam(1e-3, beta_1=0.8)``.
     learning_rate : float, optional
         For an optimiser given by name.
     schedule : str or Schedule, optional
