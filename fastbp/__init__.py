@@ -15,7 +15,7 @@ if (_CHECKOUT / "pyproject.toml").exists() and (_CHECKOUT / "kernels" / "contrac
 
 if TYPE_CHECKING:
     from . import activations, datasets, initializers, kernels, schedules
-    from .activations import ELU, GELU, SELU, LeakyReLU, ReLU, SiLU
+    from .activations import ELU, GELU, SELU, LeakyReLU, Maxout, ReLU, SiLU
     from .callbacks import Callback, Checkpoint, Converged, EarlyStopping, History, JSONLLogger, TrainingState
     from .categories import Labels, OneHot
     from .kernels import backends
@@ -45,6 +45,9 @@ _HOMES = {
     "JSONLLogger": "callbacks",
     "Labels": "categories",
     "LeakyReLU": "activations",
+    "Maxout": "activations",
+    "BatchNorm": "layers",
+    "Dropout": "layers",
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
     "ModelFileError": "modelfile",

@@ -8,6 +8,7 @@ from typing import Any
 
 from .kernels import Activation as Code
 from .kernels import ActivationFunction, activation_function
+from .ranges import check_whole
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Activation:
     def name(self) -> str:
         """The name that stands for this function with its usual parameters."""
         return _NAMES[type(self)]
+
+    @property
+    def pieces(self) -> int:
+        """Of how many linear pieces a unit takes the maximum before (maxout)."""
+        return 1
 
     def function(self, dtype: Any) -> ActivationFunction:
         """Return the function as the kernels take it, for arrays of ``dtype``."""
@@ -152,6 +158,37 @@ class SiLU(Activation):
 
 
 @dataclass(frozen=True)
+class Maxout(Activation):
+    """a = max_j z_j over k linear pieces of each unit (Cheng table 1, Goodfellow et al. 2013).
+
+    A layer of O units has weights (I, k O) and k O biases: columns j O to (j + 1) O are the pieces number j. The error
+    goes to the largest piece, the first of equals.
+
+    Parameters
+    ----------
+    k : int
+        Number of pieces, at least 2.
+
+    Raises
+    ------
+    ValueError
+        If ``k`` is no whole number of at least 2.
+    """
+
+    k: int = 2
+
+    def __post_init__(self) -> None:
+        check_whole("k", self.k, 2)
+
+    @property
+    def pieces(self) -> int:
+        return self.k
+
+    def function(self, dtype: Any) -> ActivationFunction:
+        return activation_function(Code.IDENTITY)
+
+
+@dataclass(frozen=True)
 class Sign(Activation):
     """a = -1, 0 or 1: the perceptron's unit (Cheng 9.1). Its derivative is 0, so that nothing below it learns."""
 
@@ -177,6 +214,7 @@ _KINDS: dict[str, type[Activation]] = {
     "softplus": Softplus,
     "gelu": GELU,
     "silu": SiLU,
+    "maxout": Maxout,
     "sign": Sign,
     "softmax": Softmax,
     "exp": Exp,

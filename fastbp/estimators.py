@@ -31,7 +31,8 @@ from .accelerate import check_sklearn_version
 from .activations import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, Activation, as_activation, as_hidden_activations
 from .data import as_features, is_plain, is_ready, label_matrix
 from .kernels import ActivationFunction, Loss
-from .plan import Layout, aligned_empty
+from .layout import Layout
+from .plan import aligned_empty
 from .progress import EpochProgress
 from .run import NonFinite, forward
 from .solvers import Epochs, LossAndGradient, as_flat, kernel_dtype, loss_of_one, one_blas_thread, zeros_like_flat

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from . import kernels, modelfile
 from .activations import OUTPUT_ACTIVATIONS, as_activation, as_hidden_activations, from_plain, to_plain
 from .encoding import Decoder, Encoder
+from .layout import Layout
 from .modelfile import ModelFileError
 from .network import Network
 from .optimizers import OPTIMIZERS, Optimizer
-from .plan import Layout
 from .preprocessing import Preprocessing
 from .schedules import SCHEDULES, Plateau, Schedule
 from .standardizer import Standardizer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from .activations import OUTPUT_ACTIVATIONS, Activation, as_activation, as_hidde
 from .data import as_features
 from .initializers import Initializer, as_initializers, as_random_state, draw_layers
 from .kernels import ActivationFunction
-from .plan import Layout, aligned_empty
+from .layers import as_batch_norm, as_dropout
+from .layout import Layout
+from .plan import aligned_empty
 from .run import RowForward, forward
 
 
@@ -41,11 +44,15 @@ class Network(Fixed):
         Inputs, hidden layers, outputs: ``(784, 128, 10)``. Two numbers make a network without hidden layers.
     hidden_activation : str, Activation, or a sequence with one for each hidden layer
         ``"relu"``, ``"identity"``, ``"logistic"``, ``"tanh"``, ``"leaky_relu"``, ``"elu"``, ``"selu"``, ``"softplus"``,
-        ``"gelu"``, ``"silu"``, ``"sign"``, or an object such as ``fastbp.LeakyReLU(0.05)``.
+        ``"gelu"``, ``"silu"``, ``"maxout"``, ``"sign"``, or an object such as ``fastbp.LeakyReLU(0.05)``.
     output : str or Activation
         Activation of the output layer: one of these, ``"softmax"`` or ``"exp"``.
     bias : bool
         False: no layer has a bias (P&P (2)).
+    batch_norm : bool, BatchNorm, or a sequence with one for each hidden layer
+        Whether z is normalised over the mini-batch before the activation: see `fastbp.BatchNorm`.
+    dropout : float, Dropout, or a sequence with a float for each hidden layer, optional
+        Probability, in (0, 1], that a unit of a hidden layer is *kept* in a step of training: see `fastbp.Dropout`.
     dtype : {"float32", "float64"}
     initializer : str, Initializer, or a sequence of them
         What the initial weights and biases are drawn by, in all layers or in each: ``"sklearn"`` (as scikit-learn
@@ -66,13 +73,22 @@ class Network(Fixed):
     functions : tuple of Activation
         One for each layer.
     bias : bool
+    batch_norm : tuple of BatchNorm or None
+        One for each hidden layer.
+    dropout : tuple of float
+        Probabilities that units are kept: of the inputs and of each hidden layer.
     dtype : numpy.dtype
     backend : str
         The backend's name.
     parameters : ndarray of shape (n_parameters,)
         All weights, then all biases, in one flat buffer.
     weights, biases : tuple of ndarray
-        Each layer's W of shape (inputs, outputs) and b of shape (outputs,), views into ``parameters``.
+        Each layer's W of shape (inputs, outputs) and b of shape (outputs,), views into ``parameters``. A maxout layer
+        has as many times more outputs here as its units have pieces; b of a normalised layer is its beta.
+    gammas, running_means, running_variances : tuple of ndarray
+        Of each layer with batch normalisation; the gammas are views into ``parameters``.
+    buffer : ndarray
+        The parameters, and behind them the running means and variances.
 
     Raises
     ------
@@ -94,13 +110,19 @@ class Network(Fixed):
         "hidden_activation",
         "output",
         "bias",
+        "batch_norm",
+        "dropout",
         "dtype",
         "layout",
         "functions",
         "activations",
+        "buffer",
         "parameters",
         "weights",
         "biases",
+        "gammas",
+        "running_means",
+        "running_variances",
     )
 
     def __init__(
@@ -110,6 +132,8 @@ class Network(Fixed):
         output: Any = "softmax",
         *,
         bias: bool = True,
+        batch_norm: Any = False,
+        dropout: Any = None,
         dtype: Any = "float32",
         initializer: str | Initializer | Iterable[str | Initializer] = "sklearn",
         random_state: int | np.random.RandomState | None = None,
@@ -117,21 +141,30 @@ class Network(Fixed):
         n_threads: int | None = None,
     ) -> None:
         self.layer_sizes = _as_layer_sizes(layer_sizes)
-        hidden = as_hidden_activations(hidden_activation, len(self.layer_sizes) - 2)
+        n_hidden = len(self.layer_sizes) - 2
+        hidden = as_hidden_activations(hidden_activation, n_hidden)
         last = as_activation(output, OUTPUT_ACTIVATIONS, "output")
         if last.name == "softmax" and self.layer_sizes[-1] == 1:
             raise ValueError("softmax over one output is always 1; use output='logistic' for two classes")
         self.hidden_activation, self.output = from_plain(hidden_activation), from_plain(output)
         self.bias = bool(bias)
+        self.batch_norm, self.dropout = as_batch_norm(batch_norm, n_hidden), as_dropout(dropout, n_hidden)
+        if any(self.batch_norm) and not self.bias:
+            raise ValueError("batch_norm needs biases: beta is the bias of a layer; pass bias=True")
         self.dtype = _as_dtype(dtype)
         self.backend = kernels.backend(backend).name
         self.n_threads = None if n_threads is None else kernels.check_n_threads(n_threads)
-        self.layout = Layout(self.layer_sizes, self.bias)
         self.functions: tuple[Activation, ...] = (*hidden, last)
+        pieces = tuple(function.pieces for function in self.functions)
+        self.layout = Layout(self.layer_sizes, self.bias, pieces, (*self.batch_norm, None))
         self.activations: tuple[ActivationFunction, ...] = tuple(one.function(self.dtype) for one in self.functions)
-        self.parameters = aligned_empty(self.layout.size, self.dtype)
+        self.buffer = aligned_empty(self.layout.total_size, self.dtype)
+        self.parameters = self.buffer[: self.layout.size]
         self.weights = tuple(self.layout.weights(self.parameters))
         self.biases = tuple(self.layout.biases(self.parameters))
+        self.gammas = tuple(self.layout.gammas(self.parameters))
+        self.running_means = tuple(self.layout.means(self.buffer))
+        self.running_variances = tuple(self.layout.variances(self.buffer))
         self._row_forward: RowForward | None = None  # made when first used
         self.initialize(initializer, random_state)
 
@@ -143,7 +176,8 @@ class Network(Fixed):
         """Draw all parameters anew, in place, as a new network with these arguments would have them.
 
         They are drawn in float64, layer by layer, a layer's weights before its bias, and rounded to the network's
-        dtype. A trainer's moments and step stay what they are: begin with a new trainer.
+        dtype. Batch normalisation begins with gamma 1, beta 0, means 0 and variances 1, whatever is drawn. A trainer's
+        moments and step stay what they are: begin with a new trainer.
 
         Parameters
         ----------
@@ -176,7 +210,10 @@ class Network(Fixed):
         for layer, (W, b) in enumerate(drawn):
             self.weights[layer][...] = W
             if self.bias:
-                self.biases[layer][...] = b
+                self.biases[layer][...] = 0 if self.layout.norms[layer] else b
+        for vectors, start in ((self.gammas, 1), (self.running_means, 0), (self.running_variances, 1)):
+            for vector in vectors:
+                vector[...] = start
 
     def __repr__(self) -> str:
         sizes = "-".join(map(str, self.layer_sizes))
@@ -188,7 +225,7 @@ class Network(Fixed):
 
     @property
     def n_parameters(self) -> int:
-        """Number of weights and biases (Book 4.1.4)."""
+        """Number of weights, biases and gammas (Book 4.1.4)."""
         return self.layout.size
 
     def forward(self, X: Any, *, check: bool = True) -> NDArray[Any]:
@@ -211,7 +248,7 @@ class Network(Fixed):
         """
         data = as_features(X, self.dtype, self.layer_sizes[0], check=check)
         backend = kernels.backend(self.backend)
-        return forward(backend, self.layout, self.activations, self.parameters, data, self.n_threads)
+        return forward(backend, self.layout, self.activations, self.buffer, data, self.n_threads)
 
     def predict_into(self, x: NDArray[Any], out: NDArray[Any]) -> None:
         """Write the outputs a^L for one row, or a few, to an array: in microseconds, for whoever predicts in a loop.
@@ -243,7 +280,7 @@ class Network(Fixed):
             self._row_forward = RowForward(kernels.backend(self.backend), self.layout, self.activations)
         if x.ndim == 2:
             x, out = x.reshape(-1), out.reshape(-1)
-        self._row_forward(x, self.parameters, out)
+        self._row_forward(x, self.buffer, out)
 
     def _are_rows(self, x: Any, out: Any) -> bool:
         """Tell whether `predict_into` takes these arrays; most of its time goes here."""
@@ -259,7 +296,7 @@ class Network(Fixed):
             and x.flags.c_contiguous
             and out.flags.carray
             and not np.may_share_memory(x, out)
-            and not np.may_share_memory(self.parameters, out)
+            and not np.may_share_memory(self.buffer, out)
         )
 
     def _what_is_wrong(self, x: Any, out: Any) -> str:
@@ -331,25 +368,35 @@ class Network(Fixed):
             "hidden_activation": to_plain(self.hidden_activation),
             "output": to_plain(self.output),
             "bias": self.bias,
+            **self._more_spec(),
             "dtype": str(self.dtype),
         }
+
+    def _more_spec(self) -> dict[str, Any]:
+        """Return what a specification says of batch normalisation and dropout: nothing where there is none."""
+        more: dict[str, Any] = {}
+        if any(self.batch_norm):
+            more["batch_norm"] = [None if norm is None else asdict(norm) for norm in self.batch_norm]
+        if any(p < 1 for p in self.dropout):
+            more["dropout"] = {"hidden": list(self.dropout[1:]), "inputs": self.dropout[0]}
+        return more
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickle and copy keep: the specification, a copy of the parameters, what a subclass added."""
         backend = {"backend": self.backend, "n_threads": self.n_threads}
         kept = {*self._fixed, *backend, "_row_forward"}
         added = {name: value for name, value in self.__dict__.items() if name not in kept}
-        return {**self.spec(), **backend, "parameters": self.parameters.copy(), "added": added}
+        return {**self.spec(), **backend, "buffer": self.buffer.copy(), "added": added}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        parameters, added = state.pop("parameters"), state.pop("added")
+        buffer, added = state.pop("buffer"), state.pop("added")
         try:
             kernels.backend(state["backend"])
         except ImportError:  # saved where another backend was available
             state["backend"] = "auto"
         Network.__init__(self, **state)
-        self.parameters[...] = parameters
+        self.buffer[...] = buffer
         self.__dict__.update(added)
 
 

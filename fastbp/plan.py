@@ -23,69 +23,10 @@ from .kernels import (
     activation_function,
     room,
 )
+from .layout import Layout
 from .losses import is_pair
 
-IDENTITY = activation_function(Activation.IDENTITY)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where each layer's parameters lie in the flat buffer: all weights, then all biases, as scikit-learn packs them.
-
-    Parameters
-    ----------
-    layer_sizes : tuple of int
-        Inputs, hidden layers, outputs.
-    bias : bool
-    """
-
-    layer_sizes: tuple[int, ...]
-    bias: bool = True
-
-    @property
-    def n_layers(self) -> int:
-        """Number of layers with weights."""
-        return len(self.layer_sizes) - 1
-
-    @functools.cached_property
-    def shapes(self) -> list[tuple[int, int]]:
-        """Shape (inputs, outputs) of each layer's weights."""
-        return list(zip(self.layer_sizes[:-1], self.layer_sizes[1:], strict=True))
-
-    @functools.cached_property
-    def weight_offsets(self) -> list[int]:
-        """Offset of each layer's weights."""
-        return [int(end) for end in np.cumsum([0, *(i * o for i, o in self.shapes)])]
-
-    @functools.cached_property
-    def bias_offsets(self) -> list[int]:
-        """Offset of each layer's bias, `NONE` where there is none."""
-        if not self.bias:
-            return [NONE] * self.n_layers
-        return [self.weight_offsets[-1] + int(end) for end in np.cumsum([0, *self.layer_sizes[1:-1]])]
-
-    @functools.cached_property
-    def size(self) -> int:
-        """Number of parameters: (d + 1) m_1 + (m_1 + 1) m_2 + ... (Book 4.1.4)."""
-        return self.weight_offsets[-1] + (sum(self.layer_sizes[1:]) if self.bias else 0)
-
-    def table(self, activations: tuple[ActivationFunction, ...]) -> NDArray[np.int64]:
-        """Return the layers as the kernels' ``predict_rows`` takes them."""
-        places = zip(self.shapes, self.weight_offsets[:-1], self.bias_offsets, strict=True)
-        sizes = np.array([(*shape, W, b) for shape, W, b in places], np.int64)
-        functions = np.concatenate([activation.record() for activation in activations])
-        return np.hstack([sizes, functions.view(np.int64).reshape(len(sizes), -1)])
-
-    def weights(self, flat: NDArray[Any]) -> list[NDArray[Any]]:
-        """Return each layer's weights as views into a flat buffer."""
-        offsets = zip(self.weight_offsets[:-1], self.shapes, strict=True)
-        return [flat[start : start + i * o].reshape(i, o) for start, (i, o) in offsets]
-
-    def biases(self, flat: NDArray[Any]) -> list[NDArray[Any]]:
-        """Return each layer's bias as views into a flat buffer; none for a network without biases."""
-        if not self.bias:
-            return []
-        return [flat[start : start + o] for start, o in zip(self.bias_offsets, self.layer_sizes[1:], strict=True)]
+IDENTITY, KEPT = activation_function(Activation.IDENTITY), activation_function(Activation.KEPT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,17 +72,18 @@ class _Builder:
         self.rows: list[NDArray[np.void]] = []
         self.work_size = 0
         self.a = [self.place(size) for size in layout.layer_sizes]
-        self.saved = [NONE] * len(self.a)
+        self.known = list(zip((IDENTITY, *activations), self.a, strict=True))
+        self.pieces, self.normalized, self.rstd = ([NONE] * len(self.a) for _ in range(3))
         self.y = self.weight = NONE
         self.delta = [NONE] * len(self.a)
 
-    def place(self, n_columns: int) -> int:
-        """Reserve (batch_size, n_columns) elements of the workspace and return their offset."""
+    def place(self, n_columns: int, n_rows: int | None = None) -> int:
+        """Reserve (batch_size, n_columns) elements of the workspace, or (n_rows, n_columns); return their offset."""
         offset = self.work_size
-        self.work_size += room(self.batch_size, n_columns)
+        self.work_size += room(n_rows or self.batch_size, n_columns)
         return offset
 
-    def add(self, op: Op, activation: ActivationFunction | None = None, /, **values: int) -> None:
+    def add(self, op: Op, activation: ActivationFunction | None = None, /, **values: float) -> None:
         """Append a row; what is not given is `NONE`, sizes and the barrier have defaults."""
         row = np.full(1, NONE, PLAN_ROW)
         if activation is not None:
@@ -153,7 +95,8 @@ class _Builder:
     def layer(self, index: int) -> dict[str, int]:
         """Return the fields that every row of layer ``index`` (from 1) shares."""
         n_in, n_out = self.layout.shapes[index - 1]
-        weights = {"W": self.layout.weight_offsets[index - 1], "b": self.layout.bias_offsets[index - 1]}
+        b = NONE if self.layout.norms[index - 1] else self.layout.bias_offsets[index - 1]
+        weights = {"W": self.layout.weight_offsets[index - 1], "b": b}
         return {"n_in": n_in, "n_out": n_out, "a_prev": self.a[index - 1], **weights}
 
     def gather(self, data: Data, barrier: int = 1) -> None:
@@ -170,24 +113,64 @@ class _Builder:
             self.weight = self.place(1)
             self.add(Op.GATHER_ROWS, source=Source.SAMPLE_WEIGHT, n_out=1, a=self.weight)
 
+    def norm(self, index: int) -> dict[str, float]:
+        """Return the fields that the rows of layer ``index`` share that normalise it."""
+        norm, layout, at = self.layout.norms[index - 1], self.layout, index - 1
+        if norm is None:
+            return {}
+        fields = {"n_in": 1, "n_out": layout.widths[at], "W": layout.gamma_offsets[at], "b": layout.bias_offsets[at]}
+        running = {"mean": layout.mean_offsets[at], "variance": layout.variance_offsets[at]}
+        return {**fields, **running, "epsilon": norm.epsilon, "momentum": norm.momentum}
+
     def forward(self) -> None:
         """Add the forward pass of a prediction; the last layer writes to the outputs."""
         for index, activation in enumerate(self.activations, start=1):
-            a = NONE if index == len(self.activations) else self.a[index]
-            self.add(Op.LINEAR_FORWARD, activation, **self.layer(index), a=a)
+            layer, norm, a, n_out = self.layer(index), self.norm(index), self.a[index], self.layout.layer_sizes[index]
+            out = NONE if index == len(self.activations) else a
+            is_maxout = layer["n_out"] > n_out
+            z = self.place(layer["n_out"]) if norm or is_maxout else out
+            self.add(Op.LINEAR_FORWARD, IDENTITY if norm else activation, **layer, a=z)
+            if norm:
+                self.add(Op.NORMALIZE, activation, **norm, a_prev=z, a=z if is_maxout else out)
+            if is_maxout:
+                self.add(Op.MAXOUT, n_in=layer["n_out"], n_out=n_out, a_prev=z, a=out)
 
-    def training_forward(self) -> None:
+    def training_forward(self, dropout: tuple[float, ...]) -> None:
         """Add the forward pass of a step. Derivatives that do not follow from outputs are kept beside them."""
-        for index, activation in enumerate(self.activations, start=1):
-            a, n_out = self.a[index], self.layout.layer_sizes[index]
-            self.add(Op.LINEAR_FORWARD, IDENTITY if activation.is_kept else activation, **self.layer(index), a=a)
-            if activation.is_kept:
-                self.saved[index] = self.place(n_out)
-                self.add(Op.ACTIVATE, activation, n_out=n_out, a_prev=a, a=a, saved=self.saved[index])
+        for index, activation in enumerate((IDENTITY, *self.activations)):
+            if index:
+                self.layer_forward(index, activation)
+            if index < len(dropout) and dropout[index] < 1:
+                self.drop(index, activation, dropout[index])
 
-    def known(self, index: int) -> int:
-        """Return what layer ``index`` has that its derivative follows from: its output, or what was kept."""
-        return self.saved[index] if self.activations[index - 1].is_kept else self.a[index]
+    def layer_forward(self, index: int, activation: ActivationFunction) -> None:
+        """Add the forward pass of a layer: product, batch normalisation, activation, maxout."""
+        layer, norm, a, n_out = self.layer(index), self.norm(index), self.a[index], self.layout.layer_sizes[index]
+        is_maxout = layer["n_out"] > n_out
+        y = z = self.place(layer["n_out"]) if is_maxout else a
+        if norm:
+            z, self.rstd[index] = self.place(layer["n_out"]), self.place(layer["n_out"], n_rows=1)
+        fused = IDENTITY if activation.is_kept else activation
+        self.add(Op.LINEAR_FORWARD, IDENTITY if norm else fused, **layer, a=z)
+        if norm:
+            self.add(Op.BATCH_NORM, fused, **norm, a_prev=z, saved=z, rstd=self.rstd[index], a=y)
+            self.normalized[index] = z
+        if activation.is_kept:
+            saved = self.place(n_out)
+            self.add(Op.ACTIVATE, activation, n_out=n_out, a_prev=y, a=a, saved=saved)
+            self.known[index] = activation, saved
+        if is_maxout:
+            self.add(Op.MAXOUT, n_in=layer["n_out"], n_out=n_out, a_prev=y, a=a)
+            self.pieces[index] = y
+
+    def drop(self, index: int, activation: ActivationFunction, probability: float) -> None:
+        """Add the dropout of a layer's units. Of hidden ones the derivative, with the mask in it, is kept."""
+        n_out, saved = self.layout.layer_sizes[index], self.known[index][1] if activation.is_kept else NONE
+        if index and not activation.is_kept:
+            saved = self.place(n_out)
+        fields = {"n_out": n_out, "probability": probability, "stream": index}
+        self.add(Op.DROPOUT, activation, a=self.a[index], saved=saved, **fields)
+        self.known[index] = KEPT, saved
 
     def output_delta(self, loss: Loss) -> None:
         """Add the loss and the error at the output."""
@@ -197,7 +180,7 @@ class _Builder:
         error = {"y": self.y, "weight": self.weight, "delta": self.delta[-1], "n_out": n_out}
         self.add(Op.OUTPUT_DELTA, activation if at_once else IDENTITY, a=self.a[-1], loss=loss, **error)
         if not at_once:
-            place = self.known(len(self.activations))
+            place = self.known[-1][1]
             self.add(Op.ACTIVATION_DELTA, activation, n_out=n_out, a_prev=place, delta=self.delta[-1])
 
     def backward(self, op: Op, optimizer: Optimizer | int) -> None:
@@ -208,11 +191,23 @@ class _Builder:
         between.
         """
         for index in range(len(self.a) - 1, 0, -1):
-            row = {**self.layer(index), "delta": self.delta[index]}
+            row = {**self.layer(index), "delta": self.through_layer(index, optimizer)}
             if index > 1:
-                below = {"a_prev": self.known(index - 1), "delta_prev": self.delta[index - 1]}
-                self.add(Op.BACKPROP_DELTA, self.activations[index - 2], **{**row, **below}, barrier=0)
+                activation, known = self.known[index - 1]
+                below = {"a_prev": known, "delta_prev": self.delta[index - 1]}
+                self.add(Op.BACKPROP_DELTA, activation, **{**row, **below}, barrier=0)
             self.add(op, **row, optimizer=optimizer)
+
+    def through_layer(self, index: int, optimizer: Optimizer | int) -> int:
+        """Add what sends a layer's error through maxout and batch normalisation; return where its d loss / d z is."""
+        delta, norm, (_, width) = self.delta[index], self.norm(index), self.layout.shapes[index - 1]
+        if self.pieces[index] != NONE:
+            n_out, below, delta = self.layout.layer_sizes[index], delta, self.place(width)
+            self.add(Op.MAXOUT_DELTA, n_in=width, n_out=n_out, a_prev=self.pieces[index], delta=below, delta_prev=delta)
+        if norm:
+            known = {"a_prev": self.normalized[index], "rstd": self.rstd[index], "delta": delta}
+            self.add(Op.BATCH_NORM_DELTA, **norm, **known, optimizer=optimizer)
+        return delta
 
     def plan(self) -> Plan:
         rows = np.concatenate(self.rows)
@@ -252,6 +247,7 @@ def training_plan(
     batch_size: int,
     data: Data,
     *,
+    dropout: tuple[float, ...] = (),
     clips_norm: bool = False,
     averages: bool = False,
 ) -> Plan:
@@ -266,6 +262,8 @@ def training_plan(
         The kernels' update rule.
     batch_size : int
     data : Data
+    dropout : tuple of float
+        Probabilities that units are kept: of the inputs and of each hidden layer; empty: nothing is dropped.
     clips_norm : bool
         Whether the gradient is clipped by its norm: it is then formed as a whole before any parameter changes.
     averages : bool
@@ -280,17 +278,24 @@ def training_plan(
     -----
     Cheng algorithm 9.1, Book 4.4.4.
     """
-    return _step_plan(layout, activations, loss, batch_size, data, Op.LINEAR_UPDATE, optimizer, clips_norm, averages)
+    more = dropout, clips_norm, averages
+    return _step_plan(layout, activations, loss, batch_size, data, Op.LINEAR_UPDATE, optimizer, *more)
 
 
 def gradient_plan(
-    layout: Layout, activations: tuple[ActivationFunction, ...], loss: Loss, batch_size: int, data: Data
+    layout: Layout,
+    activations: tuple[ActivationFunction, ...],
+    loss: Loss,
+    batch_size: int,
+    data: Data,
+    *,
+    dropout: tuple[float, ...] = (),
 ) -> Plan:
     """Compile loss and gradient without an update, as L-BFGS and a gradient check need them.
 
     Parameters and result are those of `training_plan`; the gradient is left in ``grads``.
     """
-    return _step_plan(layout, activations, loss, batch_size, data, Op.LINEAR_GRAD, NONE)
+    return _step_plan(layout, activations, loss, batch_size, data, Op.LINEAR_GRAD, NONE, dropout)
 
 
 @functools.lru_cache(maxsize=64)
@@ -302,13 +307,14 @@ def _step_plan(
     data: Data,
     op: Op,
     optimizer: Optimizer | int,
+    dropout: tuple[float, ...] = (),
     clips_norm: bool = False,
     averages: bool = False,
 ) -> Plan:
     builder = _Builder(layout, activations, batch_size)
     builder.gather(data, barrier=0)
     builder.gather_targets(data)
-    builder.training_forward()
+    builder.training_forward(dropout)
     builder.output_delta(loss)
     everything = {"W": 0, "n_in": layout.size}
     if clips_norm:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from .data import is_sparse, n_samples
 from .kernels import ActivationFunction, Backend, Buffers, step_table
+from .layout import Layout
 from .pace import Pace
-from .plan import Data, Layout, Plan, no_data, prediction_plan, run_buffers
+from .plan import Data, Plan, no_data, prediction_plan, run_buffers
 from .threads import threads_for
 
 PREDICTION_BATCH = 256

@@ -24,9 +24,10 @@ from threadpoolctl import threadpool_limits
 from . import kernels
 from .data import as_features, is_sparse, n_samples
 from .kernels import Buffers, Loss
+from .layout import Layout
 from .optimizers import SGD, Adam, Optimizer
 from .pace import Pace
-from .plan import Data, Layout, aligned_empty, gradient_plan, run_buffers, training_plan
+from .plan import Data, aligned_empty, gradient_plan, run_buffers, training_plan
 from .run import NonFinite, Run, batch_scales, make_table
 from .threads import available_threads, threads_for
 

@@ -59,7 +59,7 @@ class Trainer(Fixed):
     n_threads : int, optional
         The most threads to take; left out, as many as the system and its settings allow.
     random_state : None, int or numpy.random.Generator
-        For the order of the samples.
+        For the order of the samples, and for what dropout drops.
 
     Attributes
     ----------
@@ -124,6 +124,8 @@ class Trainer(Fixed):
         self.backend = kernels.backend(backend).name
         self.n_threads = None if n_threads is None else kernels.check_n_threads(n_threads)
         self.random_state = _as_generator(random_state)
+        is_dropping = any(p < 1 for p in network.dropout)
+        self._seed = int(self.random_state.integers(2**53)) if is_dropping else 0  # of all masks
         self.step = 0
         self._m, self._v = (aligned_empty(network.n_parameters, network.dtype) for _ in range(2))
         self._m[...] = self._v[...] = 0
@@ -345,8 +347,9 @@ class Trainer(Fixed):
         batch_size = min(self.batch_size, n) if isinstance(self.batch_size, int) else n
         codes = network.activations, self.loss_code, self.optimizer.rule
         clips_norm, averages = self.clip_norm is not None, self.average_decay is not None
-        plan = training_plan(network.layout, *codes, batch_size, form, clips_norm=clips_norm, averages=averages)
-        state = {"params": network.parameters, "average": self.average}
+        more: dict[str, Any] = {"clips_norm": clips_norm, "averages": averages, "dropout": network.dropout}
+        plan = training_plan(network.layout, *codes, batch_size, form, **more)
+        state = {"params": network.buffer, "average": self.average}
         if self.optimizer.n_moments:
             state |= {"m": self._m, "v": self._v}
         if self.clip_norm is not None:
@@ -389,7 +392,8 @@ class Trainer(Fixed):
         scales = batch_scales(n, run.plan.batch_size, weights, reduction)
         limits = {"clip": self.clip_value or 0, "max_norm": self.clip_norm or 0}
         limits["average_decay"] = self.average_decay or 0
-        table = make_table(n_steps, scales, {"l2": alpha}, step_values, limits)
+        masks = {"seed": self._seed, "number": first + np.arange(n_steps)}
+        table = make_table(n_steps, scales, {"l2": alpha}, step_values, limits, masks)
 
         def on_cut(done: int) -> bool:
             self.step = state.step = first + done

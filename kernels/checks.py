@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 from collections.abc import Callable
 from enum import IntEnum
 from types import ModuleType
@@ -20,8 +19,6 @@ from . import reference
 from .contract import (
     ACTIVATION,
     FIRST_KEPT,
-    IN_TABLES,
-    MOMENTS,
     NONE,
     OPERATIONS,
     PLAN_ROW,
@@ -32,9 +29,17 @@ from .contract import (
     Loss,
     Op,
     Optimizer,
-    Source,
     activation_function,
-    room,
+)
+from .plan_checks import (
+    check_draws,
+    check_epsilon,
+    check_fraction,
+    check_function,
+    check_indices,
+    check_layer_table,
+    check_plan,
+    check_stream,
 )
 from .threads import capped
 
@@ -73,12 +78,34 @@ _SPECS: dict[str, dict[str, _Spec]] = {
         "a": _WRITTEN("BO"),
         "scratch": _SCRATCH,
     },
+    "batch_norm": {
+        "z": _READ("BO"),
+        "gamma": _READ("O"),
+        "beta": _READ("O"),
+        "activation": _ACTIVATION,
+        "normalized": _WRITTEN("BO"),
+        "rstd": _WRITTEN("O"),
+        "mean": _WRITTEN("O"),
+        "variance": _WRITTEN("O"),
+        "a": _WRITTEN("BO"),
+    },
+    "normalize": {
+        "z": _READ("BO"),
+        "gamma": _READ("O"),
+        "beta": _READ("O"),
+        "mean": _READ("O"),
+        "variance": _READ("O"),
+        "activation": _ACTIVATION,
+        "a": _WRITTEN("BO"),
+    },
     "activate": {
         "z": _READ("BO"),
         "activation": _ACTIVATION,
         "a": _WRITTEN("BO"),
         "saved": _WRITTEN("BO?"),
     },
+    "maxout": {"z": _READ("BK"), "a": _WRITTEN("BO")},
+    "dropout": {"a": _WRITTEN("BO"), "activation": _ACTIVATION, "step": _STEP, "saved": _WRITTEN("BO?")},
     "output_delta": {
         "a": _READ("BO"),
         "y": _READ("BO"),
@@ -87,6 +114,16 @@ _SPECS: dict[str, dict[str, _Spec]] = {
         "delta": _WRITTEN("BO"),
     },
     "activation_delta": {"a": _READ("BO"), "activation": _ACTIVATION, "delta": _WRITTEN("BO")},
+    "maxout_delta": {"z": _READ("BK"), "delta": _READ("BO"), "delta_z": _WRITTEN("BK")},
+    "batch_norm_delta": {
+        "normalized": _READ("BO"),
+        "rstd": _READ("O"),
+        "gamma": _READ("O"),
+        "step": _STEP,
+        "delta": _WRITTEN("BO"),
+        "grad_gamma": _WRITTEN("O"),
+        "grad_beta": _WRITTEN("O"),
+    },
     "backprop_delta": {
         "delta": _READ("BO"),
         "W": _READ("IO"),
@@ -133,7 +170,7 @@ _SPECS: dict[str, dict[str, _Spec]] = {
     },
     "predict": {"plan": _READ("p", PLAN_ROW), "order": _READ("k", np.int64), "out": _WRITTEN("kO")},
     "predict_rows": {
-        "layers": _READ("l8", np.int64),
+        "layers": _READ("lL", np.int64),
         "X": _READ("N"),
         "params": _READ("P"),
         "scratch": _SCRATCH,
@@ -350,12 +387,6 @@ def _fill_in(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) 
             raise ValueError(f"scratch has shape {scratch.shape}; pass a flat array of at least {needed} elements")
 
 
-def _check_indices(name: str, indices: Array, end: int) -> None:
-    if indices.size and (indices.min() < 0 or indices.max() >= end):
-        bad = indices[(indices < 0) | (indices >= end)][0]
-        raise ValueError(f"{name} holds {bad}; every entry must lie in [0, {end})")
-
-
 def _check_unit_interval(name: str, numbers: Array) -> None:
     outside = ~((numbers >= 0) & (numbers < 1))
     if outside.any():
@@ -363,7 +394,7 @@ def _check_unit_interval(name: str, numbers: Array) -> None:
 
 
 def _check_csr(data: Array, indices: Array, indptr: Array, n_columns: int) -> None:
-    _check_indices("indices", indices, n_columns)
+    check_indices("indices", indices, n_columns)
     if indptr[0] != 0 or indptr[-1] != len(data) or (np.diff(indptr) < 0).any():
         raise ValueError(f"indptr must rise from 0 to {len(data)}, the number of entries; got {indptr}")
 
@@ -378,12 +409,12 @@ def is_canonical(indices: Array, indptr: Array) -> bool:
 
 def _check_csr_gather(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     _check_csr(values["data"], values["indices"], values["indptr"], sizes["I"])
-    _check_indices("order", values["order"], sizes["r"] - 1)
+    check_indices("order", values["order"], sizes["r"] - 1)
 
 
 def _check_classes_gather(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
-    _check_indices("order", values["order"], sizes["n"])
-    _check_indices("classes", values["classes"], sizes["O"])
+    check_indices("order", values["order"], sizes["n"])
+    check_indices("classes", values["classes"], sizes["O"])
 
 
 def _check_loss(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
@@ -404,27 +435,20 @@ def _check_loss(values: dict[str, Any], sizes: dict[str, int], module: ModuleTyp
 
 def _check_activation(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     """Refuse a record that is no activation function of this backend's."""
-    _check_function("activation", values["activation"][0])
+    check_function("activation", values["activation"][0])
 
 
-def _check_function(place: str, record: Any) -> None:
-    """Refuse a code that is none, parameters out of range, and a function that is not there."""
-    names = IN_TABLES if "op" in record.dtype.names else ACTIVATION.names or ()
-    code, _, beta, at_zero = (record[name].item() for name in names)
-    if code not in set(Activation):
-        raise ValueError(f"{place} holds the unknown activation {code}; pass a code of fastbp.kernels.Activation")
-    if code == Activation.CUSTOM:
-        raise ValueError(f"{place} holds a custom activation, which this backend has not")
-    if code == Activation.ELU and not 0 <= beta < np.inf:
-        raise ValueError(f"{place} has beta {beta}; pass a finite number of at least 0")
-    if code == Activation.LEAKY_RELU and not 0 < beta < 1:
-        raise ValueError(f"{place} has beta {beta}; pass a number between 0 and 1")
-    if code in (Activation.LEAKY_RELU, Activation.RELU_AT_ZERO) and not 0 <= at_zero <= 1:
-        raise ValueError(f"{place} has the derivative {at_zero} at 0; pass a number in [0, 1]")
+def _check_derivative(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
+    """The same, but for one whose derivative was kept."""
+    check_function("activation", values["activation"][0], may_be_kept=True)
 
 
 def _check_alone(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     _check_activation(values, sizes, module)
+    _refuse_softmax(values)
+
+
+def _refuse_softmax(values: dict[str, Any]) -> None:
     if values["activation"]["code"][0] == Activation.SOFTMAX:
         raise ValueError("softmax is no function of single numbers; linear_forward has it")
 
@@ -436,7 +460,7 @@ def _check_update(values: dict[str, Any], sizes: dict[str, int], module: ModuleT
 
 
 def _check_below(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
-    _check_activation(values, sizes, module)
+    _check_derivative(values, sizes, module)
     if values["activation"]["code"][0] == Activation.SOFTMAX:
         raise ValueError("softmax is an output activation; backprop_delta takes that of a hidden layer")
 
@@ -464,6 +488,8 @@ def _check_buffers(buffers: Buffers) -> Any:
 
 def _check_train_steps(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     batch_size = _check_run(values, module, predicting=False)
+    if Op.DROPOUT in values["plan"]["op"]:
+        check_draws(values["steps"])
     n_steps = -(-sizes["k"] // batch_size)
     if sizes["s"] != n_steps:
         raise ValueError(
@@ -474,26 +500,36 @@ def _check_train_steps(values: dict[str, Any], sizes: dict[str, int], module: Mo
 def _check_predict(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     _check_run(values, module, predicting=True)
     last = values["plan"][-1]
-    if last["op"] in _GATHERS or last["a"] != NONE or last["n_out"] != sizes["O"]:
+    if last["op"] <= Op.GATHER_CLASSES or last["a"] != NONE or last["n_out"] != sizes["O"]:
         raise ValueError(f"the plan's last row must write (n, {sizes['O']}) outputs to out: its a must be NONE")
 
 
 def _check_predict_rows(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
-    layers, size = values["layers"], len(values["params"])
-    for number, (n_in, n_out, W, b, *_) in enumerate(layers.tolist()):
-        _check_function(f"row {number} of layers", layers[number, 4:].view(ACTIVATION)[0])
-        fits = W >= 0 and W + n_in * n_out <= size and (b == NONE or (b >= 0 and b + n_out <= size))
-        if n_in < 1 or n_out < 1 or not fits or (number and n_in != layers[number - 1, 1]):
-            raise ValueError(
-                f"row {number} of layers is {layers[number].tolist()}, params has {size} elements; pass n_in (the "
-                "n_out of the row before), n_out, W, b, activation of parameters that lie within params"
-            )
-    n = len(values["X"]) // layers[0, 0]
-    if len(values["X"]) != n * layers[0, 0] or len(values["out"]) != n * layers[-1, 1]:
-        raise ValueError(
-            f"X has {len(values['X'])} elements and out has {len(values['out'])}; "
-            f"pass n times {layers[0, 0]} and n times {layers[-1, 1]}"
-        )
+    check_layer_table(values["layers"], values["X"], values["params"], values["out"])
+
+
+def _check_pieces(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
+    if sizes["K"] % sizes["O"]:
+        raise ValueError(f"z has {sizes['K']} columns for {sizes['O']} units; pass as many for each unit")
+
+
+def _check_batch_norm(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
+    _check_alone(values, sizes, module)
+    check_epsilon("batch_norm", values["epsilon"])
+    check_fraction("batch_norm", "momentum", values["momentum"])
+
+
+def _check_normalize(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
+    _check_alone(values, sizes, module)
+    check_epsilon("normalize", values["epsilon"])
+
+
+def _check_dropout(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
+    check_function("activation", values["activation"][0], may_be_kept=True)
+    _refuse_softmax(values)
+    check_fraction("dropout", "probability", values["probability"], open_low=True)
+    check_stream("dropout", values["stream"])
+    check_draws(values["step"])
 
 
 def _check_run(values: dict[str, Any], module: ModuleType, predicting: bool) -> int:
@@ -503,7 +539,7 @@ def _check_run(values: dict[str, Any], module: ModuleType, predicting: bool) -> 
         raise ValueError(f"batch_size is {batch_size!r}; pass a whole number of at least 1")
     check_plan(plan, buffers, int(batch_size), predicting)
     n_samples = max(len(buffers.X), len(buffers.X_indptr) - 1)
-    _check_indices("order", values["order"], n_samples)
+    check_indices("order", values["order"], n_samples)
     n_entries = 0
     if len(buffers.X_indptr) and len(values["order"]):
         per_sample = np.diff(buffers.X_indptr)[values["order"]]
@@ -514,155 +550,20 @@ def _check_run(values: dict[str, Any], module: ModuleType, predicting: bool) -> 
     return int(batch_size)
 
 
-def check_plan(plan: Array, buffers: Buffers, batch_size: int, predicting: bool = False) -> None:
-    """Refuse a plan that would reach beyond the buffers of its run."""
-    allowed = (*_GATHERS, Op.LINEAR_FORWARD, Op.ACTIVATE) if predicting else tuple(Op)
-    for number, row in enumerate(plan):
-        if int(row["op"]) not in allowed:
-            raise ValueError(f"row {number} of the plan holds the operation {row['op']}; here only {allowed} run")
-        op = Op(row["op"])
-        sizes = {"n_in": int(row["n_in"]), "n_out": int(row["n_out"])}
-        least = {"n_in": int(op in _SIZED_BY_INPUTS), "n_out": int(op not in _FLAT)}
-        if any(sizes[name] < least[name] for name in sizes):
-            raise ValueError(f"row {number} of the plan, {op.name.lower()}, has the sizes {sizes}; pass positive ones")
-        for name, codes in _ROW_CODES.get(op, {}).items():
-            if name == "activation":
-                _check_function(f"row {number} of the plan, {op.name.lower()},", row)
-            elif int(row[name]) not in set(codes):
-                raise ValueError(
-                    f"row {number} of the plan, {op.name.lower()}, holds the unknown {name} {row[name]}; "
-                    f"pass a code of fastbp.kernels.{codes.__name__}"
-                )
-        for offset, columns in _WORK_FIELDS[op].items():
-            width = room(batch_size, sizes[columns] if columns else 1)
-            is_output = predicting and number == len(plan) - 1 and offset == "a"
-            if int(row[offset]) == NONE and (offset in ("weight", "saved") or is_output):
-                continue
-            _check_span(number, op, offset, int(row[offset]), width, "work", buffers.work)
-        for names, offset, length in _parameter_spans(row, op, sizes):
-            for name in names:
-                _check_span(number, op, offset, int(row[offset]), length, name, getattr(buffers, name))
-    _check_layers(plan)
-    _check_sources(plan, buffers)
-
-
-def _check_layers(plan: Array) -> None:
-    """Refuse rows on parameters that are not those of one layer's forward product: a backend packs layers whole."""
-    layers: dict[int, tuple[int, int, int]] = {}
-    for row in plan[plan["op"] == Op.LINEAR_FORWARD]:
-        layer = int(row["n_in"]), int(row["n_out"]), int(row["b"])
-        if layers.setdefault(int(row["W"]), layer) != layer:
-            raise ValueError(f"two layers of the plan share the weights at {row['W']} but not their sizes and bias")
-    if not layers:
-        raise ValueError("the plan has no linear_forward; add one for each layer")
-    spans = [(W, W + n_in * n_out) for W, (n_in, n_out, _) in layers.items()]
-    spans = sorted(spans + [(b, b + n_out) for _, n_out, b in layers.values() if b != NONE])
-    if any(end > start for (_, end), (start, _) in itertools.pairwise(spans)):
-        raise ValueError(f"the plan's layers overlap: their parameters lie at {spans}")
-    for number, row in enumerate(plan):
-        op, W, found = Op(row["op"]), int(row["W"]), (int(row["n_in"]), int(row["n_out"]), int(row["b"]))
-        if op in (Op.BACKPROP_DELTA, Op.LINEAR_GRAD, Op.LINEAR_UPDATE):
-            wanted = layers.get(W)
-            if wanted is None or found[:2] != wanted[:2] or (op != Op.BACKPROP_DELTA and found != wanted):
-                raise ValueError(
-                    f"row {number} of the plan, {op.name.lower()}, has n_in, n_out, b {found} for the weights at {W}, "
-                    f"but the layer there has {wanted}"
-                )
-        elif op in _FLAT and any(start < W < end or start < W + found[0] < end for start, end in spans):
-            name = op.name.lower()
-            raise ValueError(f"row {number} of the plan, {name}, has to do with parts of the parameters at {spans}")
-
-
-_GATHERS = (Op.GATHER_ROWS, Op.GATHER_CSR_ROWS, Op.GATHER_CLASSES)
-_FLAT = (Op.OPTIMIZER_STEP, Op.CLIP_NORM, Op.AVERAGE_STEP)
-_SIZED_BY_INPUTS = (Op.LINEAR_FORWARD, Op.BACKPROP_DELTA, Op.LINEAR_GRAD, Op.LINEAR_UPDATE, *_FLAT)
-"""The rows that have an ``n_in``: those on parameters, of a layer or of any part of all."""
-
-_WORK_FIELDS: dict[Op, dict[str, str]] = {
-    Op.GATHER_ROWS: {"a": "n_out"},
-    Op.GATHER_CSR_ROWS: {"a": "n_out"},
-    Op.GATHER_CLASSES: {"a": "n_out"},
-    Op.LINEAR_FORWARD: {"a_prev": "n_in", "a": "n_out"},
-    Op.ACTIVATE: {"a_prev": "n_out", "a": "n_out", "saved": "n_out"},
-    Op.OUTPUT_DELTA: {"a": "n_out", "y": "n_out", "delta": "n_out", "weight": ""},
-    Op.ACTIVATION_DELTA: {"a_prev": "n_out", "delta": "n_out"},
-    Op.BACKPROP_DELTA: {"delta": "n_out", "a_prev": "n_in", "delta_prev": "n_in"},
-    Op.LINEAR_GRAD: {"a_prev": "n_in", "delta": "n_out"},
-    Op.LINEAR_UPDATE: {"a_prev": "n_in", "delta": "n_out"},
-    Op.OPTIMIZER_STEP: {},
-    Op.CLIP_NORM: {},
-    Op.AVERAGE_STEP: {},
-}
-"""What each row reads and writes in ``work``, and which of its sizes is the width; "" is one column."""
-
-_ROW_CODES: dict[Op, dict[str, type[IntEnum]]] = {
-    Op.GATHER_ROWS: {"source": Source},
-    Op.LINEAR_FORWARD: {"activation": Activation},
-    Op.ACTIVATE: {"activation": Activation},
-    Op.OUTPUT_DELTA: {"activation": Activation, "loss": Loss},
-    Op.ACTIVATION_DELTA: {"activation": Activation},
-    Op.BACKPROP_DELTA: {"activation": Activation},
-}
-"""What codes a row holds, beside its optimizer."""
-
-
-def _parameter_spans(row: Any, op: Op, sizes: dict[str, int]) -> list[tuple[tuple[str, ...], str, int]]:
-    """Return which buffers a row uses beside ``work``, from which of its offsets on, and how many elements."""
-    if op not in _SIZED_BY_INPUTS:
-        return []
-    names: tuple[str, ...] = ("params",)
-    if op == Op.LINEAR_GRAD:
-        names = ("params", "grads")
-    elif op in (Op.LINEAR_UPDATE, Op.OPTIMIZER_STEP):
-        if int(row["optimizer"]) not in set(Optimizer):
-            raise ValueError(f"the plan holds the unknown optimizer {row['optimizer']}")
-        names = ("params", *MOMENTS[Optimizer(row["optimizer"])])
-    if op in _FLAT:
-        names = {Op.OPTIMIZER_STEP: (*names, "grads"), Op.CLIP_NORM: ("grads",)}.get(op, ("params", "average"))
-        return [(names, "W", sizes["n_in"])]
-    bias = [] if row["b"] == NONE or op == Op.BACKPROP_DELTA else [(names, "b", sizes["n_out"])]
-    return [(names, "W", sizes["n_in"] * sizes["n_out"]), *bias]
-
-
-def _check_span(number: int, op: Op, offset: str, start: int, length: int, name: str, buffer: Array) -> None:
-    """Refuse ``length`` elements from ``start`` on that do not lie within a buffer."""
-    if start < 0 or start + length > buffer.size:
-        raise ValueError(
-            f"{name} has {buffer.size} elements; row {number} of the plan, {op.name.lower()}, needs those from "
-            f"{start} ({offset}) to {start + length}"
-        )
-
-
-def _check_sources(plan: Array, buffers: Buffers) -> None:
-    """Refuse gathers of more columns than their source has, or of targets that are not there."""
-    n_samples = max(len(buffers.X), len(buffers.X_indptr) - 1)
-    sources = {Source.X: buffers.X, Source.Y: buffers.y, Source.SAMPLE_WEIGHT: buffers.sample_weight}
-    wanted: tuple[int, ...]
-    got: tuple[int, ...]
-    for row in plan:
-        if row["op"] == Op.GATHER_ROWS:
-            wanted, got = (n_samples, int(row["n_out"])), sources[Source(row["source"])].shape
-        elif row["op"] == Op.GATHER_CSR_ROWS:
-            wanted, got = (n_samples, int(row["n_out"])), (len(buffers.X_indptr) - 1, buffers.X.shape[1])
-        elif row["op"] == Op.GATHER_CLASSES:
-            wanted, got = (n_samples,), buffers.classes.shape
-            _check_indices("classes", buffers.classes, int(row["n_out"]))
-        else:
-            continue
-        if wanted != got:
-            name = Op(row["op"]).name.lower()
-            raise ValueError(f"the plan's {name} needs a source of shape {wanted}, got {got}")
-
-
 _RANGE_CHECKS: dict[str, Callable[[dict[str, Any], dict[str, int], ModuleType], None]] = {
     "shuffle": lambda values, sizes, module: _check_unit_interval("u", values["u"]),
-    "gather_rows": lambda values, sizes, module: _check_indices("order", values["order"], sizes["n"]),
+    "gather_rows": lambda values, sizes, module: check_indices("order", values["order"], sizes["n"]),
     "gather_csr_rows": _check_csr_gather,
     "gather_classes": _check_classes_gather,
     "linear_forward": _check_activation,
+    "batch_norm": _check_batch_norm,
+    "normalize": _check_normalize,
     "activate": _check_alone,
+    "maxout": _check_pieces,
+    "dropout": _check_dropout,
     "output_delta": _check_loss,
-    "activation_delta": _check_activation,
+    "activation_delta": _check_derivative,
+    "maxout_delta": _check_pieces,
     "backprop_delta": _check_below,
     "linear_update": _check_update,
     "train_steps": _check_train_steps,

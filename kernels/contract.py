@@ -20,9 +20,15 @@ OPERATIONS = (
     "gather_csr_rows",
     "gather_classes",
     "linear_forward",
+    "batch_norm",
+    "normalize",
     "activate",
+    "maxout",
+    "dropout",
     "output_delta",
     "activation_delta",
+    "maxout_delta",
+    "batch_norm_delta",
     "backprop_delta",
     "linear_grad",
     "sgd_step",
@@ -55,7 +61,8 @@ class Activation(IntEnum):
     """Codes of the activation functions a = act(z).
 
     Up to `SIGN` the derivative follows from the output a. From `GELU` on it does not: there `activate` keeps act'(z)
-    beside a while the network learns, and takes its place wherever a derivative is found from outputs.
+    beside a while the network learns, and that takes the place of a wherever a derivative is found from outputs. `KEPT`
+    is no function: it stands for any one whose derivative, maybe with more factors, was kept.
     """
 
     IDENTITY = 0
@@ -73,6 +80,7 @@ class Activation(IntEnum):
     SILU = 12
     RELU_AT_ZERO = 13
     CUSTOM = 14
+    KEPT = 15
 
 
 FIRST_KEPT = Activation.GELU
@@ -167,15 +175,21 @@ class Op(IntEnum):
     GATHER_CSR_ROWS = 1
     GATHER_CLASSES = 2
     LINEAR_FORWARD = 3
-    ACTIVATE = 4
-    OUTPUT_DELTA = 5
-    ACTIVATION_DELTA = 6
-    BACKPROP_DELTA = 7
-    LINEAR_GRAD = 8
-    LINEAR_UPDATE = 9
-    OPTIMIZER_STEP = 10
-    CLIP_NORM = 11
-    AVERAGE_STEP = 12
+    BATCH_NORM = 4
+    NORMALIZE = 5
+    ACTIVATE = 6
+    MAXOUT = 7
+    DROPOUT = 8
+    OUTPUT_DELTA = 9
+    ACTIVATION_DELTA = 10
+    MAXOUT_DELTA = 11
+    BATCH_NORM_DELTA = 12
+    BACKPROP_DELTA = 13
+    LINEAR_GRAD = 14
+    LINEAR_UPDATE = 15
+    OPTIMIZER_STEP = 16
+    CLIP_NORM = 17
+    AVERAGE_STEP = 18
 
 
 class Source(IntEnum):
@@ -203,17 +217,24 @@ PLAN_ROW = np.dtype(
         ("optimizer", np.int64),  # Optimizer
         ("source", np.int64),  # Source
         ("finite", np.int64),  # 1: the run ends before a step where what this row gathers is not all finite
-        ("n_in", np.int64),  # inputs I of the layer; for the rows from OPTIMIZER_STEP on the number of parameters
+        ("n_in", np.int64),  # inputs I of the layer; MAXOUT: units times pieces; BATCH_NORM: 1; on flat ranges: length
         ("n_out", np.int64),  # outputs O of the layer; for a gather the number of columns
         ("a_prev", np.int64),  # offset in work: activations below, (B, I); for a derivative, where it is kept, that
         ("a", np.int64),  # offset in work: activations of this layer, (B, O)
-        ("saved", np.int64),  # offset in work: where ACTIVATE keeps the derivative, (B, O), or NONE
+        ("saved", np.int64),  # offset in work: what is kept for the derivative, (B, O), or NONE
         ("y", np.int64),  # offset in work: targets of the batch, (B, O)
         ("weight", np.int64),  # offset in work: sample weights of the batch, (B,), or NONE
-        ("W", np.int64),  # offset in params, grads, m, v: weights, (I, O)
-        ("b", np.int64),  # offset in params, grads, m, v: bias, (O,), or NONE
+        ("W", np.int64),  # offset in params, grads, m, v: weights, (I, O); BATCH_NORM: gamma
+        ("b", np.int64),  # offset in params, grads, m, v: bias, (O,), or NONE; BATCH_NORM: beta
         ("delta", np.int64),  # offset in work: d loss / d z of this layer, (B, O)
         ("delta_prev", np.int64),  # offset in work: d loss / d z of the layer below, (B, I)
+        ("mean", np.int64),  # offset in params: running mean, (O,)
+        ("variance", np.int64),  # offset in params: running variance, (O,)
+        ("rstd", np.int64),  # offset in work: 1 / (standard deviation) of each unit, (O,)
+        ("epsilon", np.float64),  # BATCH_NORM: added to the variance
+        ("momentum", np.float64),  # BATCH_NORM: share of a batch in the running mean and variance
+        ("probability", np.float64),  # DROPOUT: that a unit is kept
+        ("stream", np.int64),  # DROPOUT: number of its masks among those of a step
         ("barrier", np.int64),  # 1: all threads finish this row before any begins the next
         ("online", np.int64),  # 1 in the first row: see below
     ]
@@ -244,17 +265,26 @@ STEP = np.dtype(
             "clip",  # the gradient's elements are clipped to [-clip, clip]; 0: they are not
             "max_norm",  # the norm of the whole gradient that CLIP_NORM lets pass; 0: any
             "average_decay",  # factor of the average that AVERAGE_STEP adds parameters to
+            "seed",  # DROPOUT: whole number in [0, 2^53)
+            "number",  # DROPOUT: of this step among all, a whole number in [0, 2^48)
         )
     ]
 )
 """What may change from step to step, one record a step."""
 
 
-LAYER = ("n_in", "n_out", "W", "b", *IN_TABLES)
+LAYER = ("n_in", "n_out", "W", "b", *IN_TABLES, "pieces", "gamma", "mean", "variance", "epsilon")
 """Columns of the table of layers that ``predict_rows`` takes, whole numbers all: of floating ones the bits.
 
-Sizes, offsets in ``params`` (b may be `NONE`), and the fields of `ACTIVATION`.
+Sizes, offsets in ``params`` (b may be `NONE`), the fields of `ACTIVATION`, how many outputs stand for one maxout unit
+(1: there are none), and, where z is normalised, more offsets (else gamma is `NONE`; b is beta) and what is added to the
+variance.
 """
+
+PHILOX_ROUNDS = 10
+PHILOX_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+PHILOX_KEYS = 0x9E3779B9, 0xBB67AE85
+"""The generator of dropout's masks: rounds, what words are multiplied with, what keys grow by (Salmon et al. 2011)."""
 
 WORK_BLOCK = (48, 16)
 """In ``work`` a matrix has room for multiples of this many rows and columns: a backend may pack it as it likes."""
@@ -272,7 +302,8 @@ class Buffers(NamedTuple):
     Dense data has ``X`` (n, I) and empty ``X_data, X_indices, X_indptr``; CSR data has ``X`` (0, I), and the indices of
     a sample ascend without repeats. Targets are either ``y`` (n, O) or class numbers ``classes`` (n,).
     ``sample_weight`` is (n, 1), or (0, 1) where samples weigh the same. ``params, grads, m, v, average`` share one
-    layout, ``work`` is laid out by the plan, and ``scratch`` is the backend's own, large enough for the largest layer.
+    layout; only ``params`` goes on, with the running means and variances, which no rule updates. ``work`` is laid out
+    by the plan, and ``scratch`` is the backend's own, large enough for the largest layer.
     """
 
     X: NDArray[Any]

@@ -24,7 +24,8 @@ from fastbp.kernels import (
 from numpy.typing import NDArray
 
 from fastbp import kernels
-from fastbp.plan import Data, Layout, Plan, no_data, prediction_plan, run_buffers, training_plan
+from fastbp.layout import Layout
+from fastbp.plan import Data, Plan, no_data, prediction_plan, run_buffers, training_plan
 
 Array = NDArray[Any]
 

@@ -20,7 +20,8 @@ from fastbp.kernels import Activation, Loss, Optimizer
 import fastbp
 from fastbp import kernels
 from fastbp.data import as_features
-from fastbp.plan import Data, Layout, no_data, prediction_plan, run_buffers, training_plan
+from fastbp.layout import Layout
+from fastbp.plan import Data, no_data, prediction_plan, run_buffers, training_plan
 
 KERNELS = Path(kernels.__file__).parent
 

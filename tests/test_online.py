@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastbp import kernels
-from fastbp.plan import Data, Layout, no_data, run_buffers, training_plan
+from fastbp.layout import Layout
+from fastbp.plan import Data, no_data, run_buffers, training_plan
 
 OUTPUTS = {
     (Loss.CROSS_ENTROPY, Activation.SOFTMAX): True,

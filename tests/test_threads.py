@@ -23,8 +23,9 @@ from threadpoolctl import threadpool_limits
 import fastbp
 from fastbp import kernels
 from fastbp.data import as_features, is_sparse
+from fastbp.layout import Layout
 from fastbp.pace import SECONDS_BETWEEN_TRIALS, Pace
-from fastbp.plan import Data, Layout, no_data, prediction_plan, run_buffers, training_plan
+from fastbp.plan import Data, no_data, prediction_plan, run_buffers, training_plan
 from fastbp.threads import FLOPS_WORTH_THREADS, available_threads, threads_for
 
 ACTIVATIONS = [kernels.Activation.RELU, kernels.Activation.TANH, kernels.Activation.ELU, kernels.Activation.GELU]

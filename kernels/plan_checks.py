@@ -1,0 +1,292 @@
+"""What stands between a plan and a kernel that walks it: rows that would reach beyond their buffers are refused."""
+
+from __future__ import annotations
+
+import itertools
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .contract import (
+    ACTIVATION,
+    IN_TABLES,
+    LAYER,
+    MOMENTS,
+    NONE,
+    Activation,
+    Buffers,
+    Loss,
+    Op,
+    Optimizer,
+    Source,
+    room,
+)
+
+Array = NDArray[Any]
+
+_GATHERS = (Op.GATHER_ROWS, Op.GATHER_CSR_ROWS, Op.GATHER_CLASSES)
+_FLAT = (Op.OPTIMIZER_STEP, Op.CLIP_NORM, Op.AVERAGE_STEP)
+_ON_PARAMETERS = (
+    *(Op.LINEAR_FORWARD, Op.BATCH_NORM, Op.NORMALIZE, Op.BATCH_NORM_DELTA),
+    *(Op.BACKPROP_DELTA, Op.LINEAR_GRAD, Op.LINEAR_UPDATE),
+)
+_PREDICTING = (*_GATHERS, Op.LINEAR_FORWARD, Op.NORMALIZE, Op.ACTIVATE, Op.MAXOUT)
+_DERIVATIVES = (Op.DROPOUT, Op.ACTIVATION_DELTA, Op.BACKPROP_DELTA)
+"""The rows that look at an activation's derivative, which may have been kept."""
+
+_ELEMENTWISE = (Op.BATCH_NORM, Op.NORMALIZE, Op.ACTIVATE, Op.DROPOUT)
+
+_WORK_FIELDS: dict[Op, dict[str, str]] = {
+    Op.GATHER_ROWS: {"a": "n_out"},
+    Op.GATHER_CSR_ROWS: {"a": "n_out"},
+    Op.GATHER_CLASSES: {"a": "n_out"},
+    Op.LINEAR_FORWARD: {"a_prev": "n_in", "a": "n_out"},
+    Op.BATCH_NORM: {"a_prev": "n_out", "saved": "n_out", "a": "n_out"},
+    Op.NORMALIZE: {"a_prev": "n_out", "a": "n_out"},
+    Op.ACTIVATE: {"a_prev": "n_out", "a": "n_out", "saved": "n_out"},
+    Op.MAXOUT: {"a_prev": "n_in", "a": "n_out"},
+    Op.DROPOUT: {"a": "n_out", "saved": "n_out"},
+    Op.OUTPUT_DELTA: {"a": "n_out", "y": "n_out", "delta": "n_out", "weight": ""},
+    Op.ACTIVATION_DELTA: {"a_prev": "n_out", "delta": "n_out"},
+    Op.MAXOUT_DELTA: {"a_prev": "n_in", "delta": "n_out", "delta_prev": "n_in"},
+    Op.BATCH_NORM_DELTA: {"a_prev": "n_out", "delta": "n_out"},
+    Op.BACKPROP_DELTA: {"delta": "n_out", "a_prev": "n_in", "delta_prev": "n_in"},
+    Op.LINEAR_GRAD: {"a_prev": "n_in", "delta": "n_out"},
+    Op.LINEAR_UPDATE: {"a_prev": "n_in", "delta": "n_out"},
+    Op.OPTIMIZER_STEP: {},
+    Op.CLIP_NORM: {},
+    Op.AVERAGE_STEP: {},
+}
+"""What each row reads and writes in ``work``, and which of its sizes is the width; "" is one column."""
+
+_OPTIONAL = {Op.ACTIVATE: "saved", Op.DROPOUT: "saved", Op.OUTPUT_DELTA: "weight"}
+"""What a row may do without."""
+
+_ROW_CODES: dict[Op, dict[str, type[IntEnum]]] = {
+    Op.GATHER_ROWS: {"source": Source},
+    Op.OUTPUT_DELTA: {"activation": Activation, "loss": Loss},
+    **{op: {"activation": Activation} for op in (Op.LINEAR_FORWARD, *_ELEMENTWISE, *_DERIVATIVES)},
+}
+"""What codes a row holds, beside its optimizer."""
+
+
+def check_indices(name: str, indices: Array, end: int) -> None:
+    """Refuse indices out of [0, end)."""
+    if indices.size and (indices.min() < 0 or indices.max() >= end):
+        bad = indices[(indices < 0) | (indices >= end)][0]
+        raise ValueError(f"{name} holds {bad}; every entry must lie in [0, {end})")
+
+
+def check_function(place: str, record: Any, may_be_kept: bool = False) -> None:
+    """Refuse a code that is none, parameters out of range, and a function that is not there."""
+    names = IN_TABLES if "op" in record.dtype.names else ACTIVATION.names or ()
+    code, _, beta, at_zero = (record[name].item() for name in names)
+    if code not in set(Activation):
+        raise ValueError(f"{place} holds the unknown activation {code}; pass a code of fastbp.kernels.Activation")
+    if code == Activation.CUSTOM:
+        raise ValueError(f"{place} holds a custom activation, which this backend has not")
+    if code == Activation.KEPT and not may_be_kept:
+        raise ValueError(f"{place} holds 'kept', which is no function; pass the activation itself")
+    if code == Activation.ELU and not 0 <= beta < np.inf:
+        raise ValueError(f"{place} has beta {beta}; pass a finite number of at least 0")
+    if code == Activation.LEAKY_RELU and not 0 < beta < 1:
+        raise ValueError(f"{place} has beta {beta}; pass a number between 0 and 1")
+    if code in (Activation.LEAKY_RELU, Activation.RELU_AT_ZERO) and not 0 <= at_zero <= 1:
+        raise ValueError(f"{place} has the derivative {at_zero} at 0; pass a number in [0, 1]")
+
+
+def check_fraction(place: str, name: str, value: Any, open_low: bool = False) -> None:
+    """Refuse what is not in [0, 1], or (0, 1]."""
+    if not (0 < value <= 1 if open_low else 0 <= value <= 1):
+        raise ValueError(f"{place} has the {name} {value}; pass a number in {'(' if open_low else '['}0, 1]")
+
+
+def check_epsilon(place: str, value: Any) -> None:
+    """Refuse what cannot be added to a variance."""
+    if not 0 <= value < np.inf:
+        raise ValueError(f"{place} has the epsilon {value}; pass a finite number of at least 0")
+
+
+def check_stream(place: str, value: Any) -> None:
+    """Refuse a number of dropout masks that a counter has no room for."""
+    if not 0 <= value < 65536:
+        raise ValueError(f"{place} has the stream {value}; pass a whole number in [0, 65536)")
+
+
+def check_draws(steps: Array) -> None:
+    """Refuse seeds and numbers of steps that the generator of dropout's masks cannot take."""
+    for name, bits in {"seed": 53, "number": 48}.items():
+        values = steps[name]
+        wrong = ~((values >= 0) & (values < 2.0**bits) & (values == np.floor(values)))
+        if wrong.any():
+            raise ValueError(f"steps has the {name} {values[wrong][0]}; pass whole numbers in [0, 2**{bits})")
+
+
+def check_plan(plan: Array, buffers: Buffers, batch_size: int, predicting: bool = False) -> None:
+    """Refuse a plan that would reach beyond the buffers of its run."""
+    allowed = _PREDICTING if predicting else tuple(op for op in Op if op != Op.NORMALIZE)
+    for number, row in enumerate(plan):
+        if int(row["op"]) not in allowed:
+            raise ValueError(f"row {number} of the plan holds the operation {row['op']}; here only {allowed} run")
+        op = Op(row["op"])
+        place = f"row {number} of the plan, {op.name.lower()},"
+        sizes = {"n_in": int(row["n_in"]), "n_out": int(row["n_out"])}
+        _check_sizes(place, op, sizes)
+        _check_values(place, op, row)
+        for offset, columns in _WORK_FIELDS[op].items():
+            width = room(batch_size, sizes[columns] if columns else 1)
+            is_output = predicting and number == len(plan) - 1 and offset == "a"
+            if int(row[offset]) == NONE and (_OPTIONAL.get(op) == offset or is_output):
+                continue
+            _check_span(place, offset, int(row[offset]), width, "work", buffers.work)
+        if op in (Op.BATCH_NORM, Op.BATCH_NORM_DELTA):
+            _check_span(place, "rstd", int(row["rstd"]), room(1, sizes["n_out"]), "work", buffers.work)
+        for names, offset, length in _parameter_spans(row, op, sizes):
+            for name in names:
+                _check_span(place, offset, int(row[offset]), length, name, getattr(buffers, name))
+    _check_layers(plan)
+    _check_sources(plan, buffers)
+
+
+def _check_sizes(place: str, op: Op, sizes: dict[str, int]) -> None:
+    n_in, n_out = sizes.values()
+    is_sized = op in (*_ON_PARAMETERS, Op.MAXOUT, Op.MAXOUT_DELTA, *_FLAT)
+    if n_in < int(is_sized) or n_out < int(op not in _FLAT):
+        raise ValueError(f"{place} has the sizes {sizes}; pass positive ones")
+    if op in (Op.BATCH_NORM, Op.NORMALIZE, Op.BATCH_NORM_DELTA) and n_in != 1:
+        raise ValueError(f"{place} has n_in {n_in}; pass 1: one gamma for each unit")
+    if op in (Op.MAXOUT, Op.MAXOUT_DELTA) and n_in % n_out:
+        raise ValueError(f"{place} has the sizes {sizes}; pass an n_in that is a multiple of n_out")
+
+
+def _check_values(place: str, op: Op, row: Any) -> None:
+    """Check a row's codes and numbers."""
+    for name, codes in _ROW_CODES.get(op, {}).items():
+        if name == "activation":
+            check_function(place, row, may_be_kept=op in _DERIVATIVES)
+            if op in _ELEMENTWISE and row[name] == Activation.SOFTMAX:
+                raise ValueError(f"{place} holds softmax, which is no function of single numbers")
+        elif int(row[name]) not in set(codes):
+            raise ValueError(
+                f"{place} holds the unknown {name} {row[name]}; pass a code of fastbp.kernels.{codes.__name__}"
+            )
+    if op in (Op.BATCH_NORM, Op.NORMALIZE):
+        check_epsilon(place, row["epsilon"])
+    if op == Op.BATCH_NORM:
+        check_fraction(place, "momentum", row["momentum"])
+    if op == Op.DROPOUT:
+        check_fraction(place, "probability", row["probability"], open_low=True)
+        check_stream(place, row["stream"])
+
+
+def _parameter_spans(row: Any, op: Op, sizes: dict[str, int]) -> list[tuple[tuple[str, ...], str, int]]:
+    """Return which buffers a row uses beside ``work``, from which of its offsets on, and how many elements."""
+    if op not in (*_ON_PARAMETERS, *_FLAT):
+        return []
+    names: tuple[str, ...] = ("params",)
+    keeps_gradient = op == Op.LINEAR_GRAD or (op == Op.BATCH_NORM_DELTA and row["optimizer"] == NONE)
+    if keeps_gradient:
+        names = ("params", "grads")
+    elif op in (Op.LINEAR_UPDATE, Op.BATCH_NORM_DELTA, Op.OPTIMIZER_STEP):
+        if int(row["optimizer"]) not in set(Optimizer):
+            raise ValueError(f"the plan holds the unknown optimizer {row['optimizer']}")
+        names = ("params", *MOMENTS[Optimizer(row["optimizer"])])
+    if op in _FLAT:
+        names = {Op.OPTIMIZER_STEP: (*names, "grads"), Op.CLIP_NORM: ("grads",)}.get(op, ("params", "average"))
+        return [(names, "W", sizes["n_in"])]
+    bias = [] if row["b"] == NONE or op == Op.BACKPROP_DELTA else [(names, "b", sizes["n_out"])]
+    running = [(("params",), name, sizes["n_out"]) for name in _running(op)]
+    return [(names, "W", sizes["n_in"] * sizes["n_out"]), *bias, *running]
+
+
+def _running(op: Op) -> tuple[str, ...]:
+    return ("mean", "variance") if op in (Op.BATCH_NORM, Op.NORMALIZE) else ()
+
+
+def _check_span(place: str, offset: str, start: int, length: int, name: str, buffer: Array) -> None:
+    """Refuse ``length`` elements from ``start`` on that do not lie within a buffer."""
+    if start < 0 or start + length > buffer.size:
+        raise ValueError(
+            f"{name} has {buffer.size} elements; {place} needs those from {start} ({offset}) to {start + length}"
+        )
+
+
+def _check_layers(plan: Array) -> None:
+    """Refuse rows on parameters that are not those of one layer's forward pass: a backend packs layers whole."""
+    layers: dict[int, tuple[int, ...]] = {}
+    for row in plan[np.isin(plan["op"], (Op.LINEAR_FORWARD, Op.BATCH_NORM, Op.NORMALIZE))]:
+        running = (int(row["mean"]), int(row["variance"])) if row["op"] != Op.LINEAR_FORWARD else (NONE, NONE)
+        layer = (int(row["n_in"]), int(row["n_out"]), int(row["b"]), *running)
+        if layers.setdefault(int(row["W"]), layer) != layer:
+            raise ValueError(f"two layers of the plan share the weights at {row['W']} but not their sizes and bias")
+    if Op.LINEAR_FORWARD not in plan["op"]:
+        raise ValueError("the plan has no linear_forward; add one for each layer")
+    spans = [(W, W + n_in * n_out) for W, (n_in, n_out, *_) in layers.items()]
+    vectors = [(start, layer[1]) for layer in layers.values() for start in layer[2:] if start != NONE]
+    spans = sorted(spans + [(start, start + n_out) for start, n_out in vectors])
+    if any(end > start for (_, end), (start, _) in itertools.pairwise(spans)):
+        raise ValueError(f"the plan's layers overlap: their parameters lie at {spans}")
+    for number, row in enumerate(plan):
+        op, W, found = Op(row["op"]), int(row["W"]), (int(row["n_in"]), int(row["n_out"]), int(row["b"]))
+        if op in _ON_PARAMETERS:
+            wanted = layers.get(W, ())[:3]
+            if found[:2] != wanted[:2] or (op != Op.BACKPROP_DELTA and found != wanted):
+                raise ValueError(
+                    f"row {number} of the plan, {op.name.lower()}, has n_in, n_out, b {found} for the weights at {W}, "
+                    f"but the layer there has {wanted or 'no forward pass'}"
+                )
+        elif op in _FLAT and any(start < W < end or start < W + found[0] < end for start, end in spans):
+            name = op.name.lower()
+            raise ValueError(f"row {number} of the plan, {name}, has to do with parts of the parameters at {spans}")
+
+
+def _check_sources(plan: Array, buffers: Buffers) -> None:
+    """Refuse gathers of more columns than their source has, or of targets that are not there."""
+    n_samples = max(len(buffers.X), len(buffers.X_indptr) - 1)
+    sources = {Source.X: buffers.X, Source.Y: buffers.y, Source.SAMPLE_WEIGHT: buffers.sample_weight}
+    wanted: tuple[int, ...]
+    got: tuple[int, ...]
+    for row in plan:
+        if row["op"] == Op.GATHER_ROWS:
+            wanted, got = (n_samples, int(row["n_out"])), sources[Source(row["source"])].shape
+        elif row["op"] == Op.GATHER_CSR_ROWS:
+            wanted, got = (n_samples, int(row["n_out"])), (len(buffers.X_indptr) - 1, buffers.X.shape[1])
+        elif row["op"] == Op.GATHER_CLASSES:
+            wanted, got = (n_samples,), buffers.classes.shape
+            check_indices("classes", buffers.classes, int(row["n_out"]))
+        else:
+            continue
+        if wanted != got:
+            name = Op(row["op"]).name.lower()
+            raise ValueError(f"the plan's {name} needs a source of shape {wanted}, got {got}")
+
+
+def check_layer_table(layers: Array, X: Array, params: Array, out: Array) -> None:
+    """Refuse a table of layers for ``predict_rows`` that would reach beyond its arrays."""
+    size, width = len(params), 0
+    if layers.shape[1] != len(LAYER):
+        raise ValueError(f"layers has shape {layers.shape}; pass a row of {len(LAYER)} numbers for each layer: {LAYER}")
+    for number, layer in enumerate(layers):
+        place = f"row {number} of layers"
+        n_in, n_out, W, b = layer[:4].tolist()
+        pieces, *more = layer[LAYER.index("pieces") : -1].tolist()
+        check_function(place, layer[4:8].view(ACTIVATION)[0])
+        vectors = [b, *more] if more[0] != NONE else [b] if b != NONE else []
+        fits = W >= 0 and W + n_in * n_out <= size and all(0 <= start <= size - n_out for start in vectors)
+        if n_in < 1 or n_out < 1 or not fits or (number and n_in != width):
+            raise ValueError(
+                f"{place} is {layer.tolist()}, params has {size} elements; pass n_in (the width of the row before), "
+                "n_out, W, b, activation and the rest of parameters that lie within params"
+            )
+        if pieces < 1 or n_out % pieces:
+            raise ValueError(f"{place} has {n_out} outputs in {pieces} pieces; pass a number that divides the outputs")
+        if more[0] != NONE:
+            check_epsilon(place, layer[-1:].view(np.float64)[0])
+        width = n_out // pieces
+    n = len(X) // layers[0, 0]
+    if len(X) != n * layers[0, 0] or len(out) != n * width:
+        raise ValueError(
+            f"X has {len(X)} elements and out has {len(out)}; pass n times {layers[0, 0]} and n times {width}"
+        )
