@@ -194,45 +194,62 @@ cdef void _pack_weights(const Layer* layer, real* W, real* strips, bint back) no
 
 
 cdef Py_ssize_t _place(const Row* natural, Row* packed, Py_ssize_t n_plan, const real* p) noexcept nogil:
-    """Set W and b of each row to where the layer's parameters lie when packed; return the size of all."""
+    """Set W and b, mean and variance of each row to where they lie when packed; return the size of all."""
     cdef Py_ssize_t L = tiles(p).lanes, size = 0, r, first
     for r in range(n_plan):
-        if natural[r].op == LINEAR_FORWARD and _first_with(natural, natural[r].W) == r:
+        if _is_layer(&natural[r]) and _first_with(natural, natural[r].W) == r:
             packed[r].W = size
             size += natural[r].n_in * _rounded(natural[r].n_out, L)
             if natural[r].b != NONE:
                 packed[r].b = size
                 size += _rounded(natural[r].n_out, L)
+            if natural[r].op != LINEAR_FORWARD:
+                packed[r].mean, packed[r].variance = size, size + _rounded(natural[r].n_out, L)
+                size += 2 * _rounded(natural[r].n_out, L)
     for r in range(n_plan):
-        if natural[r].op in (LINEAR_FORWARD, BACKPROP_DELTA, LINEAR_GRAD, LINEAR_UPDATE):
+        if _is_layer(&natural[r]) or natural[r].op in (BATCH_NORM_DELTA, BACKPROP_DELTA, LINEAR_GRAD, LINEAR_UPDATE):
             first = _first_with(natural, natural[r].W)
             packed[r].W, packed[r].b = packed[first].W, packed[first].b
+            packed[r].mean, packed[r].variance = packed[first].mean, packed[first].variance
     return size
 
 
+cdef inline bint _is_layer(const Row* row) noexcept nogil:
+    """Return whether a row is the forward pass of a layer. One that normalises has gamma for weights and beta for a bias."""
+    return row.op == LINEAR_FORWARD or row.op == BATCH_NORM or row.op == NORMALIZE
+
+
 cdef inline Py_ssize_t _first_with(const Row* plan, Py_ssize_t W) noexcept nogil:
-    """Return the first row on a layer's weights: its forward product."""
+    """Return the first row on a layer's weights: its forward pass."""
     cdef Py_ssize_t r = 0
-    while plan[r].op != LINEAR_FORWARD or plan[r].W != W:
+    while not _is_layer(&plan[r]) or plan[r].W != W:
         r += 1
     return r
 
 
 cdef void _pack_state(
-    const Row* natural, const Row* plan, Py_ssize_t n_plan, real* flat, real* packed, bint back
+    const Row* natural, const Row* plan, Py_ssize_t n_plan, bint running, real* flat, real* packed, bint back
 ) noexcept nogil:
-    """Pack a flat buffer that is laid out like the parameters, or write it back."""
-    cdef const Tiles* cpu = tiles(flat)
+    """Pack a flat buffer that is laid out like the parameters, ``running`` with means and variances, or write it back."""
     cdef Py_ssize_t r, n_out
     cdef Layer layer
     for r in range(n_plan):
-        if plan[r].op == LINEAR_FORWARD and _first_with(natural, natural[r].W) == r:
+        if _is_layer(&plan[r]) and _first_with(natural, natural[r].W) == r:
             layer, n_out = _layer(&plan[r], packed, packed, packed), plan[r].n_out
             _pack_weights(&layer, flat + natural[r].W, packed + plan[r].W, back)
-            if plan[r].b != NONE and back:
-                cpu.unpack(1, n_out, packed + plan[r].b, n_out, flat + natural[r].b, n_out)
-            elif plan[r].b != NONE:
-                cpu.pack(1, n_out, flat + natural[r].b, n_out, packed + plan[r].b, n_out)
+            if plan[r].b != NONE:
+                _pack_vector(n_out, flat + natural[r].b, packed + plan[r].b, back)
+            if running and plan[r].op != LINEAR_FORWARD:
+                _pack_vector(n_out, flat + natural[r].mean, packed + plan[r].mean, back)
+                _pack_vector(n_out, flat + natural[r].variance, packed + plan[r].variance, back)
+
+
+cdef inline void _pack_vector(Py_ssize_t n, real* vector, real* packed, bint back) noexcept nogil:
+    """Pack what has an element for each unit, or write it back."""
+    if back:
+        tiles(vector).unpack(1, n, packed, n, vector, n)
+    else:
+        tiles(vector).pack(1, n, vector, n, packed, n)
 
 
 def _pack(
@@ -250,7 +267,7 @@ def _pack(
     for state in range(5):
         if used[state] and (moments if state in (2, 3) else parameters):
             with nogil:
-                _pack_state(natural, plan, n_plan, flat[state], packed, back)
+                _pack_state(natural, plan, n_plan, state == 0, flat[state], packed, back)
         packed += size if used[state] else 0
 
 

@@ -275,7 +275,7 @@ cdef inline Span _span(
 ) noexcept nogil:
     """Return where the weights, or the bias, of a layer lie when packed; nothing unless the flat range of ``row`` has them."""
     cdef Py_ssize_t n_out = _rounded(plan[r].n_out, lanes), end = row.W + row.n_in
-    if plan[r].op != LINEAR_FORWARD or _first_with(natural, natural[r].W) != r:
+    if not _is_layer(&plan[r]) or _first_with(natural, natural[r].W) != r:
         return Span(0, 0)
     if bias:
         return Span(plan[r].b, n_out) if natural[r].b != NONE and row.W <= natural[r].b < end else Span(0, 0)
@@ -304,7 +304,7 @@ cdef void _optimizer_step(
     if row.optimizer >= ADAM and <real> step.epsilon == 0:
         _meet(worker)
         for r in range(n_plan):
-            if plan[r].op == LINEAR_FORWARD:
+            if _is_layer(&plan[r]):
                 layer = _layer(&plan[r], states[0], states[0], states[0])
                 _clear_filling(worker, &layer, <real*> layer.W)
 

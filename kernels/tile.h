@@ -378,175 +378,7 @@ static void scatter_panel(ptrdiff_t n, const void *panel, ptrdiff_t n_rows, void
         }
 }
 
-/* ---------------------------------------------------------------------------------------------- one sample */
-
-#define list_nonzero JOIN(list_nonzero, REAL)
-#define is_finite JOIN(is_finite, REAL)
-#define sum_vectors JOIN(sum_vectors, REAL)
-#define weighted_rows_of JOIN(weighted_rows_of, REAL)
-#define weighted_rows JOIN(weighted_rows, REAL)
-#define row_products JOIN(row_products, REAL)
-#define add_outer_of JOIN(add_outer_of, REAL)
-#define add_outer JOIN(add_outer, REAL)
-#define add_outer_forward_of JOIN(add_outer_forward_of, REAL)
-#define add_outer_forward JOIN(add_outer_forward, REAL)
-
-static ptrdiff_t list_nonzero(ptrdiff_t n, const void *row, const void *other_row, int32_t *list) {
-    const REAL *x = row, *other = other_row;
-    ptrdiff_t found = 0;
-#ifdef LIST_NONZERO_float
-    for (ptrdiff_t j = 0; j < n; j += LANES)
-        found += JOIN(LIST_NONZERO, REAL)(load_part(x + j, n - j), load_part(other + j, n - j), (int32_t)j, list + found);
-#else
-    for (ptrdiff_t j = 0; j < n; j++) {
-        list[found] = (int32_t)j; /* overwritten by the next one unless it counts: no branch to guess */
-        found += (x[j] != 0) | (other[j] != 0);
-    }
-#endif
-    return found;
-}
-
-static int is_finite(ptrdiff_t n, const void *row) {
-    vec zeros = splat(0);
-    for (ptrdiff_t j = 0; j < n; j += LANES)
-        zeros += 0 * load_part((const REAL *)row + j, n - j);
-    return !any(zeros != 0);
-}
-
-static INLINE void weighted_rows_of(const int n_vectors, ptrdiff_t n_listed, const int32_t *list, const REAL *x,
-                                    const REAL *W, ptrdiff_t w_row, ptrdiff_t w_vector, ptrdiff_t columns,
-                                    REAL *sums) {
-    const int last = n_vectors - 1;
-    vec total[ROW_VECTORS];
-    UNROLL for (int v = 0; v < n_vectors; v++)
-        total[v] = splat(0);
-    for (ptrdiff_t t = 0; t < n_listed; t++) {
-        const REAL *w = W + list[t] * w_row;
-        const vec factor = splat(x[list[t]]);
-        UNROLL for (int v = 0; v < last; v++)
-            total[v] += factor * load(w + v * w_vector);
-        total[last] += factor * load_part(w + last * w_vector, columns - last * LANES);
-    }
-    UNROLL for (int v = 0; v < n_vectors; v++)
-        store(sums + v * LANES, total[v]);
-}
-
-#define EACH_WIDTH(WIDTH) WIDTH(1) WIDTH(2) WIDTH(3) WIDTH(4) WIDTH(5) WIDTH(6) WIDTH(7) WIDTH(8)
-
-#define WEIGHTED_ROWS(vectors)                                                                                         \
-    case vectors:                                                                                                      \
-        weighted_rows_of(vectors, n_listed, list, x, weights, w_row, w_vector, n - o, (REAL *)sums + o);               \
-        break;
-
-static void weighted_rows(ptrdiff_t n_listed, const int32_t *list, const void *x, const void *W, ptrdiff_t w_row,
-                          ptrdiff_t w_vector, ptrdiff_t n, void *sums) {
-    for (ptrdiff_t o = 0; o < n; o += ROW_VECTORS * LANES) {
-        const REAL *weights = (const REAL *)W + o / LANES * w_vector;
-        const ptrdiff_t n_vectors = (n - o + LANES - 1) / LANES;
-        switch (n_vectors < ROW_VECTORS ? n_vectors : ROW_VECTORS) { EACH_WIDTH(WEIGHTED_ROWS) }
-    }
-}
-
-/* Return the sum of each of LANES vectors: neighbours zipped and added, log2(LANES) times. */
-static INLINE vec sum_vectors(vec x[LANES]) {
-#if HAS_VECTORS
-    UNROLL for (int half = LANES / 2; half; half /= 2)
-        UNROLL for (int j = 0; j < half; j++)
-            x[j] = ZIP(LOW, x[j], x[j + half]) + ZIP(HIGH, x[j], x[j + half]);
-#endif
-    return x[0];
-}
-
-static void row_products(ptrdiff_t n_listed, const int32_t *list, const void *delta, const void *W, ptrdiff_t n_in,
-                         ptrdiff_t n, void *products) {
-    const REAL *d = delta;
-    for (ptrdiff_t t = 0; t < n_listed; t += LANES) {
-        const REAL *rows[LANES];
-        vec total[LANES];
-        ALIGNED REAL lanes[LANES];
-        UNROLL for (int l = 0; l < LANES; l++) {
-            rows[l] = (const REAL *)W + list[t + l < n_listed ? t + l : n_listed - 1] * LANES;
-            total[l] = splat(0);
-        }
-        for (ptrdiff_t j = 0; j < n; j += LANES) {
-            const vec factor = load(d + j);
-            UNROLL for (int l = 0; l < LANES; l++)
-                total[l] += factor * load(rows[l] + j * n_in);
-        }
-        store(lanes, sum_vectors(total));
-        for (int l = 0; l < LANES && t + l < n_listed; l++)
-            ((REAL *)products)[list[t + l]] = lanes[l];
-    }
-}
-
-/* All loads of a row come before its stores: strips that are a multiple of 4 KB apart look alike to the processor, which
- * lets a load wait for a store to what may be its place. */
-static INLINE void add_outer_of(const int n_vectors, ptrdiff_t n_listed, const int32_t *list, REAL scale, const REAL *x,
-                                const REAL *d, REAL *W, ptrdiff_t w_vector) {
-    vec addends[ROW_VECTORS], changed[ROW_VECTORS];
-    UNROLL for (int v = 0; v < n_vectors; v++)
-        addends[v] = load(d + v * LANES);
-    for (ptrdiff_t t = 0; t < n_listed; t++) {
-        REAL *w = W + list[t] * LANES;
-        const vec factor = splat(scale * x[list[t]]);
-        UNROLL for (int v = 0; v < n_vectors; v++)
-            changed[v] = load(w + v * w_vector) + factor * addends[v];
-        UNROLL for (int v = 0; v < n_vectors; v++)
-            store(w + v * w_vector, changed[v]);
-    }
-}
-
-#define ADD_OUTER(vectors)                                                                                             \
-    case vectors:                                                                                                      \
-        add_outer_of(vectors, n_listed, list, (REAL)scale, x, (const REAL *)d + o, (REAL *)W + o * n_in, LANES * n_in); \
-        break;
-
-static void add_outer(ptrdiff_t n_listed, const int32_t *list, double scale, const void *x, const void *d, void *W,
-                      ptrdiff_t n_in, ptrdiff_t n) {
-    for (ptrdiff_t o = 0; o < n; o += ROW_VECTORS * LANES) {
-        const ptrdiff_t n_vectors = (n - o + LANES - 1) / LANES;
-        switch (n_vectors < ROW_VECTORS ? n_vectors : ROW_VECTORS) { EACH_WIDTH(ADD_OUTER) }
-    }
-}
-
-/* Half as many vectors at a time as in add_outer: each of them takes two registers. */
-static INLINE void add_outer_forward_of(const int n_vectors, ptrdiff_t n_listed, const int32_t *list, REAL scale,
-                                        const REAL *x, const REAL *d, const REAL *next, REAL *W, ptrdiff_t w_vector,
-                                        REAL *sums) {
-    vec addends[ROW_VECTORS / 2], changed[ROW_VECTORS / 2], total[ROW_VECTORS / 2];
-    UNROLL for (int v = 0; v < n_vectors; v++) {
-        addends[v] = load(d + v * LANES);
-        total[v] = splat(0);
-    }
-    for (ptrdiff_t t = 0; t < n_listed; t++) {
-        REAL *w = W + list[t] * LANES;
-        const vec factor = splat(scale * x[list[t]]), next_factor = splat(next[list[t]]);
-        UNROLL for (int v = 0; v < n_vectors; v++)
-            changed[v] = load(w + v * w_vector) + factor * addends[v];
-        UNROLL for (int v = 0; v < n_vectors; v++) {
-            store(w + v * w_vector, changed[v]);
-            total[v] += next_factor * changed[v];
-        }
-    }
-    UNROLL for (int v = 0; v < n_vectors; v++)
-        store(sums + v * LANES, total[v]);
-}
-
-#define ADD_OUTER_FORWARD(vectors)                                                                                     \
-    case vectors:                                                                                                      \
-        add_outer_forward_of(vectors, n_listed, list, (REAL)scale, x, (const REAL *)d + o, next, (REAL *)W + o * n_in, \
-                             LANES * n_in, (REAL *)sums + o);                                                          \
-        break;
-
-static void add_outer_forward(ptrdiff_t n_listed, const int32_t *list, double scale, const void *x, const void *d,
-                              const void *next, void *W, ptrdiff_t n_in, ptrdiff_t n, void *sums) {
-    for (ptrdiff_t o = 0; o < n; o += ROW_VECTORS / 2 * LANES) {
-        const ptrdiff_t n_vectors = (n - o + LANES - 1) / LANES;
-        switch (n_vectors < ROW_VECTORS / 2 ? n_vectors : ROW_VECTORS / 2) {
-            ADD_OUTER_FORWARD(1) ADD_OUTER_FORWARD(2) ADD_OUTER_FORWARD(3) ADD_OUTER_FORWARD(4)
-        }
-    }
-}
+#include "tile_sample.h"
 
 /* --------------------------------------------------------------------------------------------- activations */
 
@@ -585,7 +417,7 @@ static INLINE void derive(const int code, ptrdiff_t n, const REAL *a, const Acti
 #define EACH_ACTIVATION(ACTIVATION)                                                                                    \
     ACTIVATION(IDENTITY) ACTIVATION(RELU) ACTIVATION(LOGISTIC) ACTIVATION(TANH) ACTIVATION(SOFTMAX) ACTIVATION(EXP)    \
     ACTIVATION(LEAKY_RELU) ACTIVATION(ELU) ACTIVATION(SELU) ACTIVATION(SOFTPLUS) ACTIVATION(SIGN) ACTIVATION(GELU)     \
-    ACTIVATION(SILU) ACTIVATION(RELU_AT_ZERO)
+    ACTIVATION(SILU) ACTIVATION(RELU_AT_ZERO) ACTIVATION(KEPT)
 
 #define DERIVE(code)                                                                                                   \
     case code:                                                                                                         \
@@ -682,144 +514,13 @@ static void through_softmax_panel(ptrdiff_t n, ptrdiff_t width, const void *pane
     }
 }
 
-/* -------------------------------------------------------------------------------------------------- losses */
+#include "tile_loss.h"
+#include "tile_layers.h"
 
-#define margin JOIN(margin, REAL)
-#define losses JOIN(losses, REAL)
-#define loss_derivative JOIN(loss_derivative, REAL)
-#define output_row_of JOIN(output_row_of, REAL)
-#define output_row JOIN(output_row, REAL)
-#define log_losses JOIN(log_losses, REAL)
-#define output_panel_of JOIN(output_panel_of, REAL)
-#define output_panel JOIN(output_panel, REAL)
-#define output_classes JOIN(output_classes, REAL)
+/* --------------------------------------------------------------------------------------------------- table */
+
 #define sum_rows_of JOIN(sum_rows_of, REAL)
 #define sum_rows JOIN(sum_rows, REAL)
-
-/* Losses, output by output. What weighs 0 is left out, 0 log 0 = 0, and its logarithm not even taken where that holds for
- * the whole vector: most targets are 0 or 1. */
-static INLINE vec losses(const int loss, vec a, vec y) {
-    if (loss == NONE)
-        return splat(0);
-    if (loss == SQUARED_ERROR)
-        return (REAL)0.5 * ((a - y) * (a - y));
-    if (loss == POISSON)
-        return (a - y) + choose(y == 0, y / a, y * logarithm(y / a)); /* 0 / 0 is NaN, as in scikit-learn */
-    const vec p = between(margin, a, 1 - margin);
-    vec sum = splat(0);
-    if (any(y != 0))
-        sum = choose(y == 0, sum, -y * logarithm(p));
-    if (loss == BINARY_CROSS_ENTROPY && any(y != 1))
-        sum += choose(y == 1, splat(0), (y - 1) * logarithm(1 - p));
-    return sum;
-}
-
-/* d loss / d a, of the clipped probability. */
-static INLINE vec loss_derivative(const int loss, vec a, vec y) {
-    const vec p = between(margin, a, 1 - margin);
-    switch (loss) {
-    case CROSS_ENTROPY:
-        return choose(y == 0, splat(0), -y / p);
-    case BINARY_CROSS_ENTROPY:
-        return (p - y) / (p * (1 - p));
-    case POISSON:
-        return 1 - choose(y == 0, splat(0), y / a);
-    default:
-        return a - y;
-    }
-}
-
-static INLINE double output_row_of(const int loss, ptrdiff_t n, int padded, const Activation *f, const REAL *a,
-                                   const REAL *y, REAL weight, REAL *delta) {
-    const int by_output = f->code == IDENTITY;
-    vec total = splat(0);
-    for (ptrdiff_t j = 0; j < n; j += LANES) {
-        const vec a_j = row_vector(a, j, n, padded, 1), y_j = row_vector(y, j, n, padded, 1);
-        total += first_lanes(losses(loss, a_j, y_j), n - j, 0);
-        store_part(delta + j, padded ? LANES : n - j,
-                   weight * first_lanes(by_output ? loss_derivative(loss, a_j, y_j) : a_j - y_j, n - j, 0));
-    }
-    if (loss == SQUARED_ERROR && f->code == SOFTMAX)
-        through_softmax(n, padded, a, delta);
-    else if (loss == SQUARED_ERROR)
-        through_activation(n, a, f, delta);
-    return (double)weight * sum_lanes(total);
-}
-
-#define EACH_LOSS(LOSS) LOSS(NONE) LOSS(SQUARED_ERROR) LOSS(CROSS_ENTROPY) LOSS(BINARY_CROSS_ENTROPY) LOSS(POISSON)
-
-#define OUTPUT_ROW(loss)                                                                                               \
-    case loss:                                                                                                         \
-        return output_row_of(loss, n, padded, activation, a, y, (REAL)weight, delta);
-
-static double output_row(ptrdiff_t n, int padded, const Activation *activation, int loss, const void *a, const void *y,
-                         double weight, void *delta) {
-    switch (loss) { EACH_LOSS(OUTPUT_ROW) }
-    return 0;
-}
-
-static void log_losses(ptrdiff_t n, const void *p, void *out) {
-    for (ptrdiff_t j = 0; j < n; j += LANES)
-        store_part((REAL *)out + j, n - j, losses(CROSS_ENTROPY, load_part((const REAL *)p + j, n - j), splat(1)));
-}
-
-static INLINE double output_panel_of(const int loss, ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, const Activation *f,
-                                     const REAL *a, const REAL *y, const REAL *weight, REAL *delta) {
-    const int by_output = f->code == IDENTITY && loss != SQUARED_ERROR;
-    double sum = 0;
-    for (ptrdiff_t r = 0; r < width; r += LANES) {
-        const vec weights = weight ? load(weight + r) : splat(1);
-        vec total = splat(0), p = splat(0), ones = splat(0), others = splat(0);
-        for (ptrdiff_t here = r; here < n * PITCH; here += PITCH) {
-            const vec a_j = load(a + here), y_j = load(y + here), excess = y_j * y_j - y_j;
-            if (loss != CROSS_ENTROPY)
-                total += losses(loss, a_j, y_j);
-            p += y_j * a_j;
-            ones += y_j;
-            others += excess * excess;
-            store(delta + here, weights * (by_output ? loss_derivative(loss, a_j, y_j) : a_j - y_j));
-        }
-        if (loss == CROSS_ENTROPY && !any((first_lanes(ones, n_rows - r, 1) != 1) | (others != 0)))
-            total = losses(loss, p, splat(1)); /* each sample has one class: one logarithm for all of its outputs */
-        else if (loss == CROSS_ENTROPY)
-            for (ptrdiff_t here = r; here < n * PITCH; here += PITCH)
-                total += losses(loss, load(a + here), load(y + here));
-        sum += sum_lanes(first_lanes(weights * total, n_rows - r, 0));
-    }
-    if (loss == SQUARED_ERROR && f->code == SOFTMAX)
-        through_softmax_panel(n, width, a, delta);
-    else if (loss == SQUARED_ERROR)
-        for (ptrdiff_t j = 0; j < n; j++)
-            through_activation(width, a + j * PITCH, f, delta + j * PITCH);
-    return sum;
-}
-
-#define OUTPUT_PANEL(loss)                                                                                             \
-    case loss:                                                                                                         \
-        return output_panel_of(loss, n, width, n_rows, activation, a, y, weight, delta);
-
-static double output_panel(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, const Activation *activation, int loss,
-                           const void *a, const void *y, const void *weight, void *delta) {
-    switch (loss) { EACH_LOSS(OUTPUT_PANEL) }
-    return 0;
-}
-
-static double output_classes(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, const void *a, const void *classes,
-                             const void *weight, void *delta) {
-    double sum = 0;
-    for (ptrdiff_t r = 0; r < width; r += LANES) {
-        const vec weights = weight ? load((const REAL *)weight + r) : splat(1), class = load((const REAL *)classes + r);
-        vec p = splat(1);
-        for (ptrdiff_t j = 0; j < n; j++) {
-            const vec a_j = load((const REAL *)a + j * PITCH + r);
-            const bits is_class = class == splat((REAL)j);
-            p = choose(is_class, a_j, p);
-            store((REAL *)delta + j * PITCH + r, weights * choose(is_class, a_j - 1, a_j));
-        }
-        sum += sum_lanes(first_lanes(weights * losses(CROSS_ENTROPY, p, splat(1)), n_rows - r, 0));
-    }
-    return sum;
-}
 
 static INLINE void sum_rows_of(const int n_vectors, ptrdiff_t n_rows, const REAL *A, ptrdiff_t row, ptrdiff_t vector,
                                REAL *sums) {
@@ -847,6 +548,7 @@ static void sum_rows(ptrdiff_t n_vectors, ptrdiff_t n_rows, const void *A, ptrdi
 static const Tiles table = {
     LANES,        product,      update,        pack,      unpack,   gather_panel,       scatter_panel,
     list_nonzero, is_finite,     weighted_rows, row_products, add_outer, add_outer_forward,  activate_row,  softmax,
-    softmax_panel, through_activation, through_softmax, through_softmax_panel, output_row, log_losses, output_panel,
-    output_classes, sum_rows, apply, square_sum, rescale, move_average,
+    softmax_panel, through_activation, through_softmax, through_softmax_panel, batch_moments, normalize,
+    batch_norm_delta, maxout, maxout_delta, dropout, output_row, log_losses, output_panel, output_classes, sum_rows,
+    apply, square_sum, rescale, move_average,
 };

@@ -259,6 +259,7 @@ static INLINE vec times_derivative(const int code, REAL beta, REAL at_zero, vec 
     case GELU:
     case SILU:
     case RELU_AT_ZERO:
+    case KEPT:
         return delta * a;
     default:
         return delta;

@@ -18,6 +18,7 @@
 /* Activation, Loss, Optimizer, PLAN_ROW's NONE, ACTIVATION and STEP of contract.py; cython_cpu.pyx compares the records at
  * import. */
 enum { IDENTITY, RELU, LOGISTIC, TANH, SOFTMAX, EXP, LEAKY_RELU, ELU, SELU, SOFTPLUS, SIGN, GELU, SILU, RELU_AT_ZERO };
+enum { KEPT = 15 };
 enum { SQUARED_ERROR, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, POISSON };
 enum { NONE = -1, SGD, MOMENTUM, NESTEROV, ADAM, NADAM, RMSPROP, ADAGRAD };
 
@@ -29,7 +30,7 @@ typedef struct {
 
 typedef struct {
     double grad_scale, loss_scale, l2, keep, rate, momentum, beta_1, beta_2, epsilon, decay;
-    double grad_rate, clip, max_norm, average_decay;
+    double grad_rate, clip, max_norm, average_decay, seed, number;
 } Step;
 
 /* GRAIN: inputs of a layer that one thread updates, in whole tiles: these do not depend on how many threads there are. */
@@ -104,6 +105,17 @@ typedef struct {
     Ahead *ahead;    /* or NULL */
 } Update;
 
+/* What is done to the units of a batch that is normalised. */
+typedef struct {
+    const void *mean, *rstd, *gamma, *beta;
+} Affine;
+
+/* Which units dropout keeps. */
+typedef struct {
+    double probability;
+    int64_t stream, seed, number;
+} Masks;
+
 typedef struct {
     ptrdiff_t lanes; /* L, elements of a vector register */
 
@@ -168,6 +180,29 @@ typedef struct {
     /* The same for softmax and its full Jacobian: one sample, and a panel of them. */
     void (*through_softmax)(ptrdiff_t n, int padded, const void *a, void *delta);
     void (*through_softmax_panel)(ptrdiff_t n, ptrdiff_t width, const void *a, void *delta);
+
+    /* Mean and variance over a batch of the units from `first` to `end` of n, which are written one behind the other. Here
+     * and below a batch in rows has them `row` elements apart, and nothing but the n units of a row is touched. */
+    void (*batch_moments)(const Batch *batch, ptrdiff_t n, ptrdiff_t row, ptrdiff_t first, ptrdiff_t end, const void *z,
+                          void *mean, void *variance);
+
+    /* a = act(gamma x + beta) for x = (z - mean) rstd, which is written to `normalized` unless that is NULL; the vectors
+     * begin with the unit `first`. */
+    void (*normalize)(const Batch *batch, ptrdiff_t n, ptrdiff_t row, ptrdiff_t first, ptrdiff_t end, const void *z,
+                      const Affine *affine, const Activation *activation, void *normalized, void *a);
+
+    /* delta = gamma rstd (delta - mean of delta - x mean of delta x), and the sums of delta x and delta over the batch. */
+    void (*batch_norm_delta)(const Batch *batch, ptrdiff_t n, ptrdiff_t row, ptrdiff_t first, ptrdiff_t end,
+                             const void *normalized, const Affine *affine, void *delta, void *sums_gamma, void *sums_beta);
+
+    /* n units side by side, the next piece of each of them `next` elements on: their largest pieces, or the error that
+     * goes to these, and 0 to all others. */
+    void (*maxout)(ptrdiff_t n, ptrdiff_t pieces, ptrdiff_t next, const void *z, void *a);
+    void (*maxout_delta)(ptrdiff_t n, ptrdiff_t pieces, ptrdiff_t next, const void *z, const void *delta, void *delta_z);
+
+    /* Drop units from `first`, a multiple of 32, to `end` of a batch: a *= s, and s act' to `saved` unless it is NULL. */
+    void (*dropout)(const Batch *batch, ptrdiff_t n, ptrdiff_t row, ptrdiff_t first, ptrdiff_t end, const Masks *masks,
+                    const Activation *activation, void *a, void *saved);
 
     /* Loss of one sample, and its delta = d loss / d z (d loss / d a for the identity), filled up with zeros if rows are
      * `padded`; both times the sample's weight. Return the loss. */

@@ -4,7 +4,7 @@
 cdef extern from "tile_table.h":
     enum:
         IDENTITY, RELU, LOGISTIC, TANH, SOFTMAX, EXP
-        LEAKY_RELU, ELU, SELU, SOFTPLUS, SIGN, GELU, SILU, RELU_AT_ZERO
+        LEAKY_RELU, ELU, SELU, SOFTPLUS, SIGN, GELU, SILU, RELU_AT_ZERO, KEPT
         SQUARED_ERROR, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, POISSON
         NONE, SGD, MOMENTUM, NESTEROV, ADAM, NADAM, RMSPROP, ADAGRAD
         TILE_VECTORS, GRAIN, CACHE_LINE, MOST_FAR
@@ -16,7 +16,7 @@ cdef extern from "tile_table.h":
 
     ctypedef struct Step:
         double grad_scale, loss_scale, l2, keep, rate, momentum, beta_1, beta_2, epsilon, decay
-        double grad_rate, clip, max_norm, average_decay
+        double grad_rate, clip, max_norm, average_decay, seed, number
 
     ctypedef struct Batch:
         Py_ssize_t n, n_panels, n_wide, width
@@ -67,6 +67,16 @@ cdef extern from "tile_table.h":
         double* squares
         Ahead* ahead
 
+    ctypedef struct Affine:
+        const void* mean
+        const void* rstd
+        const void* gamma
+        const void* beta
+
+    ctypedef struct Masks:
+        double probability
+        int64_t stream, seed, number
+
     ctypedef struct Tiles:
         Py_ssize_t lanes
         void (*product)(int form, Py_ssize_t n_vectors, const Product* product) noexcept nogil
@@ -113,6 +123,26 @@ cdef extern from "tile_table.h":
         ) noexcept nogil
         void (*through_softmax)(Py_ssize_t n, bint padded, const void* a, void* delta) noexcept nogil
         void (*through_softmax_panel)(Py_ssize_t n, Py_ssize_t width, const void* a, void* delta) noexcept nogil
+        void (*batch_moments)(
+            const Batch* batch, Py_ssize_t n, Py_ssize_t row, Py_ssize_t first, Py_ssize_t end, const void* z, void* mean,
+            void* variance
+        ) noexcept nogil
+        void (*normalize)(
+            const Batch* batch, Py_ssize_t n, Py_ssize_t row, Py_ssize_t first, Py_ssize_t end, const void* z,
+            const Affine* affine, const Activation* activation, void* normalized, void* a
+        ) noexcept nogil
+        void (*batch_norm_delta)(
+            const Batch* batch, Py_ssize_t n, Py_ssize_t row, Py_ssize_t first, Py_ssize_t end, const void* normalized,
+            const Affine* affine, void* delta, void* sums_gamma, void* sums_beta
+        ) noexcept nogil
+        void (*maxout)(Py_ssize_t n, Py_ssize_t pieces, Py_ssize_t following, const void* z, void* a) noexcept nogil
+        void (*maxout_delta)(
+            Py_ssize_t n, Py_ssize_t pieces, Py_ssize_t following, const void* z, const void* delta, void* delta_z
+        ) noexcept nogil
+        void (*dropout)(
+            const Batch* batch, Py_ssize_t n, Py_ssize_t row, Py_ssize_t first, Py_ssize_t end, const Masks* masks,
+            const Activation* activation, void* a, void* saved
+        ) noexcept nogil
         double (*output_row)(
             Py_ssize_t n, bint padded, const Activation* activation, int loss, const void* a, const void* y,
             double weight, void* delta

@@ -65,6 +65,9 @@ static const double margin_double = DBL_EPSILON;
 #define NOINLINE
 #endif
 
+/* What a sum over a batch is of. */
+enum { PLAIN_SUM, SQUARES, PRODUCTS };
+
 static const integer_float lane_numbers_float[] = {0, 1, 2,  3,  4,  5,  6,  7,  8,  9,  10, 11,
                                                    12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23};
 static const integer_double lane_numbers_double[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};

@@ -18,6 +18,12 @@ TARGET_BEGIN("sse4.2,no-mmx")
 #endif
 #define TILE_ROWS 4
 
+#if HAS_X86_TARGETS && !defined(__clang__)
+typedef int words_of_16_bytes __attribute__((vector_size(16))); /* the intrinsic is not to be had without MMX */
+#define WIDE_PRODUCT(a, b) ((wide)__builtin_ia32_pmuludq128((words_of_16_bytes)(a), (words_of_16_bytes)(b)))
+#endif
+#include "tile_philox.h"
+
 #define REAL float
 #include "tile.h"
 #undef REAL

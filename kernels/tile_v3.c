@@ -22,6 +22,9 @@ TARGET_BEGIN("avx2,fma")
 #define SMALLER_float(y, x) _mm256_min_ps(y, x)
 #define SMALLER_double(y, x) _mm256_min_pd(y, x)
 
+#define WIDE_PRODUCT(a, b) ((wide)_mm256_mul_epu32((__m256i)(a), (__m256i)(b)))
+#include "tile_philox.h"
+
 #define REAL float
 #include "tile.h"
 #undef REAL

@@ -42,6 +42,9 @@ static INLINE int LIST_NONZERO_double(__m512d x, __m512d other, int32_t first, i
 }
 #define LIST_NONZERO_float LIST_NONZERO_float
 
+#define WIDE_PRODUCT(a, b) ((wide)_mm512_mul_epu32((__m512i)(a), (__m512i)(b)))
+#include "tile_philox.h"
+
 #define REAL float
 #include "tile.h"
 #undef REAL
