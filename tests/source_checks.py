@@ -30,7 +30,7 @@ class Operations:
         self.none = np.empty(0, dtype)
 
     def array(self, values: Any) -> Array:
-        return np.ascontiguousarray(values, self.dtype)
+        return np.array(values, self.dtype, order="C")
 
     def forward(self, a_prev: Any, W: Any, b: Any = (), activation: Any = "identity") -> Array:
         a_prev, W = self.array(a_prev), self.array(W)
@@ -52,7 +52,7 @@ class Operations:
         return delta, self.backend.output_delta(a, self.array(y), self.none, activation, loss, delta)
 
     def activation_delta(self, a: Any, activation: str, delta: Any) -> Array:
-        delta = self.array(delta).copy()
+        delta = self.array(delta)
         self.backend.activation_delta(self.array(a), activation, delta)
         return delta
 

@@ -179,7 +179,7 @@ def test_the_derivative_counts_once(ops: Operations) -> None:
 
 @pytest.mark.source("S3", "P&P (11)", "P&P (12)")
 def test_where_u_is_not_negative_relu_is_the_identity(ops: Operations, positive: list[Array]) -> None:
-    """X^l = F(U^l) = U^l and F'(U^l) = 1 for all U^l >= 0: at U = 0 that asks for the derivative 1, not (4)'s choice."""
+    """X^l = F(U^l) = U^l and F'(U^l) = 1 for all U^l >= 0: that asks for the derivative 1 at U = 0, too."""
     assert all((U >= 0).all() for U in forward(positive, x).U)
     found = ops.network(positive, (), "relu", "relu").forward(x[None])
     ops.close(found[0], positive[2] @ positive[1] @ positive[0] @ x)
