@@ -1,7 +1,7 @@
 """Equations of Porr: Deep learning analytics.
 
 y_i is the activity of unit i, w[j, i] = omega_ji the weight from j to i: fastbp's W as it is. The error is
-e_i = y_i - d_i (3), with which every printed weight change from (9) on has the wrong sign: read -e_i, or mu for -mu.
+e_i = y_i - d_i (3); from (10) on the printed weight changes take it for d_i - y_i, and so have the wrong sign.
 """
 
 from __future__ import annotations
