@@ -111,6 +111,17 @@ def test_the_forward_pass(ops: Operations, w: list[Array], x: Array) -> None:
     assert np.abs(found - softmax(h2[1:4]).T).max() > 0.1  # "a^m = h^(m-1)" of the text would skip w^(m-1)
 
 
+@pytest.mark.source("S1", "Cheng (7a)", "Cheng (7f)", "Cheng (7g)", "Cheng (7h)", "Cheng (7i)")
+def test_the_forward_pass_through_many_layers(ops: Operations, x: Array) -> None:
+    """a^(l+1) = w^l h^l, h^(l+1) = [1; phi^(l+1)(a^(l+1))], from one layer to the next; only h^m has no 1."""
+    rng = np.random.default_rng(10)
+    w = [rng.standard_normal((n_out, 1 + n_in)) / 2 for n_in, n_out in ((4, 6), (6, 5), (5, 7), (7, 3))]
+    h = with_one(x)
+    for one in w[:-1]:
+        h = with_one(np.tanh(one @ h))
+    ops.close(network(ops, w, "tanh", "identity").forward(x.T), (w[-1] @ h).T)
+
+
 BETA = 0.3
 TABLE_1: dict[str, tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]] = {
     "logistic": ("logistic", logistic, lambda a: logistic(a) * (1 - logistic(a))),
