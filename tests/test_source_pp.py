@@ -6,7 +6,7 @@ Layers have no bias and ReLU everywhere, in the output layer too. E^l = d Phi / 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -259,7 +259,7 @@ def test_null_weights_take_part_in_learning_as_the_equations_have_it(ops: Operat
     assert np.isfinite(net.parameters).all()
 
 
-def learn(ops: Operations, share: float, **options: Any) -> float:
+def learn(ops: Operations, share: float) -> float:
     """Return the loss after training a teacher's function from weights a share of which is null."""
     rng = np.random.default_rng(5)
     samples = rng.standard_normal((80, 4))
@@ -268,7 +268,7 @@ def learn(ops: Operations, share: float, **options: Any) -> float:
     for W in weights:
         W[rng.random(W.shape) < share] = 0
     net = ops.network(weights, (), "relu", "identity")
-    return ops.trainer(net, batch_size=8, learning_rate=0.02, **options).fit(samples, targets, epochs=10).loss[-1]
+    return ops.trainer(net, batch_size=8, learning_rate=0.02).fit(samples, targets, epochs=10).loss[-1]
 
 
 @pytest.mark.source("S22", "P&P abstract")
