@@ -17,9 +17,10 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, BaseOpt
 import fastbp
 from fastbp import kernels
 
-pytest.register_assert_rewrite("gradients", "operation_checks", "parity", "small_problem")
+pytest.register_assert_rewrite("gradients", "operation_checks", "parity", "small_problem", "source_checks")
 
 import parity  # noqa: E402 - after its assertions are set to be rewritten
+import source_checks  # noqa: E402
 
 COMPILED = tuple(name for name in kernels.MODULES if name in kernels.AUTO_ORDER)
 """The backends that run without Python between steps: what users get."""
@@ -131,6 +132,12 @@ def compiled_name(request: pytest.FixtureRequest) -> str:
 def backend(backend_name: str) -> kernels.Backend:
     """Each backend in turn."""
     return kernels.backend(backend_name)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def ops(request: pytest.FixtureRequest, backend: kernels.Backend) -> source_checks.Operations:
+    """Each backend's operations by hand, in each dtype."""
+    return source_checks.Operations(backend, request.param)
 
 
 @contextlib.contextmanager

@@ -79,6 +79,7 @@ def test_each_layer_may_have_its_own(backend: kernels.Backend) -> None:
     assert "tanh-LeakyReLU(beta=0.3" in repr(net)
 
 
+@pytest.mark.source("S3", "Porr (23)", "SE ReLU'", "Book 4.3.2")
 def test_relu_learns_at_zero_as_it_is_told(backend: kernels.Backend) -> None:
     """All pre-activations are 0: what the first layer learns is the derivative there, times what comes from above."""
     changes = []
@@ -163,6 +164,7 @@ def test_what_is_no_activation_at_all_is_refused() -> None:
         network(3)
 
 
+@pytest.mark.source("S17", "Cheng 9.1")
 def test_a_network_of_sign_units_predicts_but_does_not_learn(backend: kernels.Backend) -> None:
     net = fastbp.Network((2, 3, 1), "sign", "sign", backend=backend.name, random_state=0)
     assert set(np.unique(net.forward(np.random.default_rng(0).standard_normal((50, 2))))) <= {-1, 0, 1}

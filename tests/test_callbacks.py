@@ -91,6 +91,7 @@ def test_train_end_is_called_after_an_error() -> None:
     assert recorder.calls[-1][0] == "train end"
 
 
+@pytest.mark.source("S26", "Book 4.1.1")
 def test_early_stopping_restores_the_best_parameters() -> None:
     trainer, X, y = make(40)
     stopping = fastbp.EarlyStopping(patience=3)

@@ -23,6 +23,7 @@ LABELS = st.one_of(
 )
 
 
+@pytest.mark.source("S16", "Cheng 9.2")
 @settings(max_examples=150, deadline=None)
 @given(y=LABELS)
 def test_labels_become_the_numbers_that_scikit_learn_gives_them(y: list[Any]) -> None:
@@ -57,6 +58,7 @@ def test_every_form_of_labels(y: Any) -> None:
     assert labels.decode([1, 0, 1]).tolist() == list(y)
 
 
+@pytest.mark.source("S16", "Cheng (2)", "Cheng 9.2")
 def test_a_training_on_text_labels_and_categories() -> None:
     """From text to text: the largest output is the label (arg max, Cheng 9.2)."""
     pandas = pytest.importorskip("pandas")
@@ -73,6 +75,7 @@ def test_a_training_on_text_labels_and_categories() -> None:
     assert labels.decode(net.predict_proba(X)).tolist() == answers.tolist()
 
 
+@pytest.mark.source("S16", "Cheng (2)")
 @settings(max_examples=100, deadline=None)
 @given(
     rows=st.lists(st.tuples(st.sampled_from(["x", "y", "zz"]), st.integers(0, 4), st.booleans()), min_size=1),

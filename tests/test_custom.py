@@ -55,6 +55,7 @@ def call(custom: CustomFunction, dtype: Any, *arrays: NDArray[Any] | None, n: in
 # --------------------------------------------------------------------------------------------- C functions
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [0, 1, 2, 7, 8, 15, 16, 17, 33, 100_003])
 def test_an_activation_is_computed_in_place_for_n_elements(activation: CustomFunction, n: int, dtype: Any) -> None:
@@ -72,6 +73,7 @@ def test_an_activation_is_computed_in_place_for_n_elements(activation: CustomFun
     np.testing.assert_array_equal(alone, values)
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [0, 1, 9, 16, 4099])
 def test_a_loss_is_computed_for_n_elements(loss: CustomFunction, n: int, dtype: Any) -> None:

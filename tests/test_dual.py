@@ -130,6 +130,7 @@ def python(text: str) -> Callable[[Any], Any]:
     return function
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 @pytest.mark.parametrize(("text", "slope", "z"), CASES, ids=[f"{k} {case[0]}" for k, case in enumerate(CASES)])
 def test_values_and_derivatives(text: str, slope: str, z: np.ndarray) -> None:
     custom = compiled(python(text))
@@ -390,6 +391,7 @@ def expressions() -> st.SearchStrategy[str]:
     )
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 @settings(max_examples=12, deadline=None)
 @given(text=expressions())
 def test_compositions_have_the_derivatives_that_complex_steps_give(text: str) -> None:

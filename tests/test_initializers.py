@@ -51,6 +51,7 @@ def weights(initializer: Any, shape: tuple[int, int] = (FAN_IN, FAN_OUT), seed: 
     return fastbp.Network(shape, dtype="float64", initializer=initializer, random_state=seed).weights[0]
 
 
+@pytest.mark.source("S11", "Cheng table 2", "Book 4.5.2")
 @pytest.mark.parametrize("name", VARIANCES)
 def test_weights_have_the_variance_of_the_source(name: str) -> None:
     """Cheng table 2 and Book 4.5.2."""
@@ -64,6 +65,7 @@ def test_every_name_was_looked_at() -> None:
     assert set(INITIALIZERS) <= set(VARIANCES)
 
 
+@pytest.mark.source("S11", "Cheng table 2")
 @pytest.mark.parametrize("name", ["glorot_uniform", "he_uniform", "lecun_uniform", "uniform", "sklearn"])
 def test_uniform_weights_fill_their_interval(name: str) -> None:
     bound = np.sqrt(3 * VARIANCES[name][1])
@@ -73,6 +75,7 @@ def test_uniform_weights_fill_their_interval(name: str) -> None:
     np.testing.assert_allclose(W, np.linspace(-bound, bound, W.size), atol=0.01 * bound)
 
 
+@pytest.mark.source("S11", "Cheng table 2")
 @pytest.mark.parametrize("name", ["glorot_normal", "he_normal", "lecun_normal", "normal"])
 def test_normal_weights_are_not_cut_off(name: str) -> None:
     W = weights(name) / np.sqrt(VARIANCES[name][1])
@@ -187,6 +190,7 @@ def test_torch_draws_with_the_same_variance(name: str) -> None:
         np.testing.assert_allclose(theirs.abs().max(), np.abs(weights(name)).max(), rtol=1e-3)
 
 
+@pytest.mark.source("S11", "Book 4.5.1")
 @pytest.mark.parametrize("initializer", ["zeros", Constant(0.1), Constant(0.1, bias=0.5)])
 def test_a_constant_leaves_hidden_units_equal(initializer: Any) -> None:
     """Book 4.5.1: the same gradient for all of them, so that training never tells them apart."""

@@ -65,6 +65,7 @@ def test_the_lines_of_the_readme_run(backend_name: str, dtype: str, tmp_path: An
     np.testing.assert_array_equal(again.network.parameters, net.parameters)
 
 
+@pytest.mark.source("S2", "Book 4.1.5")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ["identity", "relu", "logistic", "tanh"])
 @pytest.mark.parametrize("output", ["identity", "softmax", "logistic", "tanh", "relu", "exp"])
@@ -141,6 +142,8 @@ def test_nothing_of_the_data_survives_a_fit(backend_name: str) -> None:
     np.testing.assert_array_equal(trainer.network.parameters, fresh.network.parameters)
 
 
+@pytest.mark.source("S24", "Cheng 9.2", "SE more general network")
+@pytest.mark.source("S5", "Cheng 9.2")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
@@ -166,6 +169,7 @@ def test_one_step_of_gradient_descent_follows_the_loss(
     check_step(backend_name, "tanh", output, loss, sizes=(4, 5, n_out), dtype=dtype, bias=bias)
 
 
+@pytest.mark.source("S9", "Cheng 9.2.2")
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_reduction_scales_loss_and_step(backend_name: str, reduction: str) -> None:
     X, y = make_data(n=8)
@@ -196,6 +200,7 @@ def test_weights_that_sum_to_zero_in_a_batch_are_refused(backend_name: str) -> N
         make_trainer(backend_name, batch_size=2).fit(X, y, sample_weight=[0, 0, 1, 1], shuffle=False)
 
 
+@pytest.mark.source("S16", "Cheng (2)")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 3, 16, 70])

@@ -81,6 +81,7 @@ def test_every_activation(
         check_operation(backend, "predict_rows", dtype, options(shape, **modes))
 
 
+@pytest.mark.source("S3", "Porr (23)", "SE ReLU'", "Cheng 9.3.2")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("at_zero", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("activation", ["relu_at_zero", "leaky_relu"])
@@ -175,6 +176,7 @@ def test_classes_may_serve_more_than_a_cross_entropy(compiled_name: str, batch: 
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.source("S9", "Cheng algorithm 9.1")
 @given(n=st.integers(1, 3000), seed=st.integers(0, 1000), extreme=st.sampled_from([None, 0.0, 1 - 2.0**-53]))
 def test_shuffle_writes_each_number_once(backend: kernels.Backend, n: int, seed: int, extreme: float | None) -> None:
     u, order = np.random.default_rng(seed).random(n), np.full(n, -1)
@@ -184,6 +186,7 @@ def test_shuffle_writes_each_number_once(backend: kernels.Backend, n: int, seed:
     np.testing.assert_array_equal(np.sort(order), np.arange(n))
 
 
+@pytest.mark.source("S9", "Cheng algorithm 9.1")
 def test_shuffle_prefers_no_order(backend: kernels.Backend) -> None:
     """Each of the 24 orders of four comes up as often as chance allows: chi squared of 23 degrees of freedom."""
     n_draws, order, numbers = 12_000, np.empty(4, np.int64), np.random.default_rng(0).random((12_000, 4))

@@ -2,7 +2,8 @@
 
 Compiled backends call their own inner functions, so their operations are flipped as called by hand, output by output,
 under the value check; the reference's operations are flipped inside its ``train_steps`` and ``predict``, under the
-comparison with scikit-learn. That has an order of its own, so ``shuffle`` is not in question there.
+comparison with scikit-learn, with central differences, or with compiled backends. A flipped gather turns the sign of
+the data that it copies, a flipped shuffle that of the sample numbers, with which NumPy counts from the end.
 """
 
 from __future__ import annotations
@@ -87,6 +88,25 @@ PLAIN = parity.Case(
     dtype="float64",
     hidden_layer_sizes=(5,),
 )
+IN_SKLEARN = (
+    "gather_rows",
+    "gather_csr_rows",
+    "gather_classes",
+    "linear_forward",
+    "output_delta",
+    "backprop_delta",
+    "linear_grad",
+    "sgd_step",
+    "momentum_step",
+    "nesterov_step",
+    "adam_step",
+    "linear_update",
+    "train_steps",
+    "predict",
+    "predict_rows",
+)
+"""Operations that scikit-learn's estimators have need of."""
+
 EXERCISES = {
     "gather_csr_rows": {"form": "CSR"},
     "gather_classes": {"task": "multiclass"},
@@ -96,20 +116,25 @@ EXERCISES = {
 }
 """What a mix must have for an operation to run in it, where the plain one lacks it."""
 
-
 BEYOND_SKLEARN = {"activate": ("gelu", "silu"), "activation_delta": ("tanh", "gelu")}
 """Operations that run in no network of scikit-learn's, and activations, hidden and output, with which they do."""
 
 BEYOND_DESCENT: dict[str, dict[str, Any]] = {
+    "shuffle": {"optimizer": "sgd"},
     "nadam_step": {"optimizer": fastbp.Nadam(0.01)},
     "rmsprop_step": {"optimizer": fastbp.RMSprop(0.01)},
     "adagrad_step": {"optimizer": fastbp.Adagrad(0.01)},
     "clip_norm": {"optimizer": "sgd", "clip_norm": 0.01},
     "average_step": {"optimizer": "sgd", "average_decay": 0.9},
 }
-"""Operations after the gradient that are not scikit-learn's, and trainers in which they run."""
+"""Operations before and after the gradient that are not scikit-learn's, and trainers in which they run."""
 
-IN_SKLEARN = [name for name in kernels.OPERATIONS if name not in ("shuffle", *BEYOND_SKLEARN, *BEYOND_DESCENT)]
+
+def test_every_operation_has_a_planted_fault() -> None:
+    """One that is added must be in one of the lists, with all that it writes and returns in ``OUTPUTS``."""
+    assert sorted((*IN_SKLEARN, *BEYOND_SKLEARN, *BEYOND_DESCENT)) == sorted(kernels.OPERATIONS)
+    assert OUTPUTS.keys() == set(kernels.OPERATIONS)
+    assert all(OUTPUTS.values())
 
 
 @pytest.mark.parametrize("operation", IN_SKLEARN)

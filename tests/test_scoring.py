@@ -130,6 +130,7 @@ def test_every_form_of_validation_data(form: Any, sparse: bool) -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.source("S26", "Book 4.1.1")
 def test_stopping_by_a_score_restores_the_best_parameters() -> None:
     X, y = classes()
     stopping = fastbp.EarlyStopping("accuracy", patience=4)
@@ -316,6 +317,7 @@ def run_on(callback: fastbp.Converged, losses: list[float]) -> int | None:
     return callback.converged_epoch
 
 
+@pytest.mark.source("S9", "Cheng algorithm 9.1")
 @pytest.mark.parametrize(
     ("options", "losses", "epoch"),
     [
@@ -338,6 +340,7 @@ def test_training_stops_when_the_loss_hardly_falls(options: Any, losses: list[fl
     assert run_on(fastbp.Converged(**options), losses) == epoch
 
 
+@pytest.mark.source("S9", "Cheng algorithm 9.1", "Cheng 9.2.2")
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_full_batch_descent_runs_until_it_converges(reduction: str, backend_name: str) -> None:
     """Cheng 9.2.2: the whole gradient, step after step, until some stopping criterion."""

@@ -29,6 +29,7 @@ def samples(n: int = 5000, dtype: Any = np.float64) -> Any:
     return X.astype(dtype)
 
 
+@pytest.mark.source("S13", "Book 4.6.1")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_mean_and_deviation_are_the_training_sets(dtype: str) -> None:
     """sigma^2 divides by m, not m - 1."""
@@ -54,6 +55,7 @@ def test_the_numbers_are_scikit_learns() -> None:
     np.testing.assert_allclose(ours.deviation, theirs.scale_, rtol=1e-9)
 
 
+@pytest.mark.source("S13", "Book 4.6.1")
 @settings(max_examples=150, deadline=None)
 @given(
     X=npst.arrays(
@@ -70,6 +72,7 @@ def test_every_column_has_mean_0_and_deviation_1_or_is_constant(X: Any) -> None:
     np.testing.assert_allclose(scale.inverse_transform(Z), X, atol=1e-9)
 
 
+@pytest.mark.source("S13", "Book 4.6.1")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("n", [1, 2, 3, 1000, 300_000])
 @pytest.mark.parametrize("value", [0.0, 0.1, -1e-30, 1e30, 12345.678])

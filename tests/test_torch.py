@@ -184,6 +184,7 @@ def test_optimizers(backend_name: str, name: str, n: int) -> None:
         twin.check_parameters()
 
 
+@pytest.mark.source("S12", "Cheng 9.3.3", "Book 4.5.2")
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "adagrad"])
 @pytest.mark.parametrize("n", [1, 40])
 @pytest.mark.parametrize("limits", [{"clip_value": 0.02}, {"clip_norm": 0.1}, {"clip_value": 0.03, "clip_norm": 0.2}])

@@ -1,0 +1,385 @@
+"""Equations of Book: General Fully Connected Neural Networks, chapter 4.
+
+Columns are samples, W^[k] has shape (m_k, m_(k-1)), sigma stands for any activation, and in 4.4 ReLU'(0) is 1.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from source_checks import Operations, slope
+
+import fastbp
+from fastbp import kernels
+
+Array = NDArray[np.float64]
+
+RELU_AT_ZERO_1 = fastbp.ReLU(grad_at_zero=1)
+"""ReLU with 4.4's derivative, 1 where z >= 0."""
+
+
+def sigma(z: Any) -> Any:
+    return 1 / (1 + np.exp(-z))
+
+
+def relu(z: Any) -> Any:
+    return np.maximum(z, 0)
+
+
+def layers(*sizes: int, seed: int = 0) -> tuple[list[Array], list[Array]]:
+    """Return W^[1], W^[2], ... and b^[1], b^[2], ... as columns."""
+    rng = np.random.default_rng(seed)
+    shapes = [(m, below) for below, m in itertools.pairwise(sizes)]
+    return [rng.standard_normal(shape) for shape in shapes], [rng.standard_normal((m, 1)) for m, _ in shapes]
+
+
+def network(ops: Operations, W: list[Array], b: list[Array], *functions: Any) -> fastbp.Network:
+    return ops.network(W, [one[:, 0] for one in b], *functions)
+
+
+# ------------------------------------------------------------------------------------------- 4.1 the full network
+
+
+@pytest.mark.source("S26", "Book 4.1.1")
+def test_the_architecture_by_the_validation_error(ops: Operations) -> None:
+    """The validation set's error, watched while architectures are tried, chooses; early stopping keeps the best epoch.
+
+    The classes are noisy: the longer a large network trains, the better it fits them, and the worse it predicts.
+    """
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((120, 5))
+    y = (X[:, 0] * X[:, 1] + 0.7 * rng.standard_normal(120) > 0).astype(int)
+    found = {}
+    for n_hidden in (1, 32):
+        options: dict[str, Any] = {"dtype": ops.dtype, "backend": ops.backend.name, "random_state": 0}
+        net = fastbp.Network((5, n_hidden, 2), "tanh", **options)
+        trainer = ops.trainer(net, "cross_entropy", optimizer=fastbp.Adam(0.03), batch_size=15)
+        stopping = fastbp.EarlyStopping(patience=15)
+        given: dict[str, Any] = {"epochs": 200, "validation_data": (X[60:], y[60:]), "callbacks": [stopping]}
+        history = trainer.fit(X[:60], y[:60], **given)
+        assert history.loss[-1] < history.loss[0]
+        best = min(history.validation_loss)
+        assert len(history.loss) == history.validation_loss.index(best) + 1 + 15 < 200
+        assert trainer.evaluate(X[60:], y[60:]) == best < history.validation_loss[-1]
+        found[n_hidden] = best
+    assert found[32] < found[1]  # one unit cannot tell a product's sign
+
+
+@pytest.mark.source("S1", "Book 4.1.4", "Book 4.1.3")
+def test_n_layers(ops: Operations) -> None:
+    """a^[k] = g^[k](W^[k] a^[k-1] + b^[k]), each layer with a function of its own."""
+    W, b = layers(3, 4, 6, 5, 2)
+    x = np.random.default_rng(1).standard_normal((3, 1))
+    a = x
+    for k, g in enumerate((sigma, np.tanh, relu, lambda z: z)):
+        a = g(W[k] @ a + b[k])
+    ops.close(network(ops, W, b, ("logistic", "tanh", "relu"), "identity").forward(x.T), a.T)
+
+
+@pytest.mark.source("S2", "Book 4.1.4")
+@pytest.mark.parametrize("sizes", [(7, 1), (3, 4, 1), (784, 128, 10), (5, 4, 3, 2)])
+def test_the_number_of_parameters(ops: Operations, sizes: tuple[int, ...]) -> None:
+    """(d + 1) m_1 + (m_1 + 1) m_2 + ... + (m_(r-1) + 1) m_r; without bias all the 1s fall away."""
+    for bias in (True, False):
+        net = fastbp.Network(sizes, output="identity", bias=bias, dtype=ops.dtype, backend=ops.backend.name)
+        count = sum((below + bias) * m for below, m in itertools.pairwise(sizes))
+        assert net.n_parameters == net.parameters.size == count
+        assert net.n_parameters == sum(array.size for array in (*net.weights, *net.biases))
+        assert f"{count} parameters" in repr(net)
+
+
+@pytest.mark.source("S2", "Book 4.1.5")
+def test_the_whole_batch_as_a_matrix(ops: Operations) -> None:
+    """A^[1] = sigma(W^[1] X + b^[1]), the bias broadcast. Printed, A^[1] = sigma(Z^[2]) has not even the shape."""
+    W, b = layers(3, 4, 2)
+    X = np.random.default_rng(1).standard_normal((3, 6))
+    Z1 = W[0] @ X + np.hstack([b[0]] * 6)
+    A1 = sigma(Z1)
+    Z2 = W[1] @ A1 + np.hstack([b[1]] * 6)
+    ops.close(ops.forward(X.T, W[0].T, b[0][:, 0], "logistic"), A1.T)
+    net = network(ops, W, b, "logistic", "logistic")
+    together = net.forward(X.T)
+    ops.close(together, sigma(Z2).T)
+    np.testing.assert_array_equal(np.vstack([net.forward(column[None]) for column in X.T]), together)
+    assert sigma(Z2).shape != A1.shape
+
+
+# ------------------------------------------------------------------------------------------- 4.2 approximation
+
+POINTS = np.linspace(-2, 2, 201)[:, None]
+TARGET = np.sin(3 * POINTS) + np.abs(POINTS - 0.5) + 0.5
+"""A continuous function on a compact set, neither odd nor even, and no polynomial."""
+
+
+def approximate(ops: Operations, function: str, n_hidden: int, bias: bool = True) -> float:
+    """Return max |F(x) - f(x)| where F(x) = sum_i v_i psi(w_i x + b_i): w_i and b_i drawn, v_i by least squares."""
+    rng = np.random.default_rng(0)
+    w = rng.uniform(-4, 4, (1, 64))[:, :n_hidden]
+    b = rng.uniform(-4, 4, 64)[:n_hidden] * bias
+    units = ops.forward(POINTS, w, b, function)
+    v, *_ = np.linalg.lstsq(units.astype(np.float64), TARGET, rcond=1e-6 if ops.dtype == "float32" else 1e-10)
+    return float(np.abs(ops.forward(units, v) - TARGET).max())
+
+
+@pytest.mark.source("S19", "Book 4.2")
+@pytest.mark.parametrize("function", ["tanh", "logistic", "relu", "exp"])
+def test_the_error_falls_with_the_number_of_hidden_units(ops: Operations, function: str) -> None:
+    """|F(x) - f(x)| < epsilon for all x in K, for large enough N (the source has > for <)."""
+    errors = [approximate(ops, function, n) for n in (2, 6, 16, 64)]
+    assert errors[0] > 1
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.15
+
+
+@pytest.mark.source("S19", "Book 4.2")
+def test_not_with_a_polynomial(ops: Operations) -> None:
+    """The identity: any number of units is a straight line."""
+    line = TARGET - np.polyval(np.polyfit(POINTS[:, 0], TARGET[:, 0], 1), POINTS)
+    for n_hidden in (2, 16, 64):
+        assert approximate(ops, "identity", n_hidden) == pytest.approx(np.abs(line).max(), rel=1e-3)
+
+
+@pytest.mark.source("S19", "Book 4.2")
+@pytest.mark.parametrize("function", ["tanh", "relu"])
+def test_not_without_the_threshold(ops: Operations, function: str) -> None:
+    """Without b_i, F(0) = 0: tanh units are odd together, ReLU units homogeneous, F(c x) = c F(x) for c > 0.
+
+    So |F - f| is at least |f(0)| with any number of units, though with thresholds the same units come near.
+    """
+    at_zero = float(np.abs(TARGET[100]).item())
+    for n_hidden in (16, 64):
+        assert approximate(ops, function, n_hidden, bias=False) >= at_zero - 1e-3
+    assert approximate(ops, function, 64) < 0.2 * at_zero
+    net = fastbp.Network((1, 64, 1), function, "identity", bias=False, dtype=ops.dtype, backend=ops.backend.name)
+    assert net.forward([[0.0]])[0, 0] == 0
+    if function == "relu":
+        ops.close(net.forward(3 * POINTS), 3 * np.asarray(net.forward(POINTS), np.float64))
+    else:
+        ops.close(net.forward(-POINTS), -net.forward(POINTS))
+
+
+@pytest.mark.source("S19", "Book 4.2")
+def test_training_finds_an_approximation(ops: Operations) -> None:
+    """What back-propagation finds: with 40 units less than a fifth of the mean square that 2 units leave."""
+    losses = []
+    for n_hidden in (2, 40):
+        options: dict[str, Any] = {"dtype": ops.dtype, "backend": ops.backend.name, "random_state": 0}
+        net = fastbp.Network((1, n_hidden, 1), "tanh", "identity", **options)
+        trainer = ops.trainer(net, optimizer=fastbp.Adam(0.02), batch_size=67)
+        losses.append(trainer.fit(POINTS, TARGET, epochs=400).loss[-1])
+    assert losses[1] < 0.2 * losses[0]
+
+
+# ------------------------------------------------------------------------------------------- 4.3 activation functions
+
+FUNCTIONS: dict[str, tuple[Any, Any, Any]] = {
+    "sigmoid": ("logistic", sigma, lambda z: sigma(z) * (1 - sigma(z))),
+    "ReLU": (RELU_AT_ZERO_1, relu, lambda z: np.where(z < 0, 0, 1)),
+    "leaky ReLU": (
+        fastbp.LeakyReLU(0.01, grad_at_zero=1),
+        lambda z: np.maximum(0.01 * z, z),
+        lambda z: np.where(z < 0, 0.01, 1),
+    ),
+    "tanh": ("tanh", lambda z: (np.exp(z) - np.exp(-z)) / (np.exp(z) + np.exp(-z)), lambda z: 1 - np.tanh(z) ** 2),
+}
+"""What fastbp calls a function, and the function and its derivative of 4.3's R code, ReLU'(0) = 1 among them."""
+
+
+@pytest.mark.source("S4", "Book 4.3.1", "Book 4.3.2", "Book 4.3.3", "Book 4.3.4")
+@pytest.mark.source("S3", "Book 4.3.2", "Book 4.3.3")
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_and_derivatives(ops: Operations, name: str) -> None:
+    """Cheng's table 1 has the lower branch's derivative at 0, the Book the upper one's: fastbp has both."""
+    given, function, derivative = FUNCTIONS[name]
+    code = given if isinstance(given, str) else given.function(ops.dtype)
+    z = np.linspace(-4, 4, 17)[None]
+    assert 0 in z
+    a, slopes = ops.activate(z, code)
+    ops.close(a, function(z))
+    ops.close(slopes, derivative(z))
+    ops.close(ops.forward(z.T, [[1.0]], activation=code), function(z.T))
+
+
+# ------------------------------------------------------------------------------------------- 4.4 forward, backward
+
+
+@pytest.mark.source("S6", "Book 4.4.1", "Book 4.4.2")
+@pytest.mark.source("S7", "Book 4.4.1", "Book 4.4.2")
+@pytest.mark.source("S3", "Book 4.4.1", "Book 4.4.2")
+@pytest.mark.source("S5", "Book 4.4.1")
+def test_two_layers(ops: Operations) -> None:
+    """delta^[2] = yhat - y, delta^[1] = (W^[2]' (yhat - y)) (Hadamard) 1{z^[1] >= 0}; gradients delta a', delta."""
+    W, b = layers(3, 4, 1)
+    x, y = np.array([[1.0], [2.0], [-0.5]]), np.array([[0.7]])
+    W[0], b[0] = np.round(W[0] * 64) / 64, np.round(b[0] * 64) / 64  # exact in float32, too
+    b[0][2] = -W[0][2] @ x  # unit 2 stands at z = 0, where 1{z >= 0} is 1
+    z1 = W[0] @ x + b[0]
+    assert z1[2] == 0
+    a1 = relu(z1)
+    yhat = W[1] @ a1 + b[1]
+    delta2 = yhat - y
+    delta1 = (W[1].T @ delta2) * (z1 >= 0)
+    net = network(ops, W, b, RELU_AT_ZERO_1, "identity")
+    found = ops.gradient(net, x.T, y.T)
+    for mine, wanted in zip(found, (delta1 @ x.T, delta2 @ a1.T, delta1[:, 0], delta2[:, 0]), strict=True):
+        ops.close(mine, wanted)
+    assert delta1[2] != 0
+    assert ops.trainer(net).evaluate(x.T, y.T) == pytest.approx(0.5 * float(delta2[0, 0]) ** 2, rel=1e-5)
+
+
+@pytest.mark.source("S6", "Book 4.4.3", "Book 4.4.4")
+@pytest.mark.source("S7", "Book 4.4.4")
+@pytest.mark.source("S1", "Book 4.4.3")
+def test_many_layers(ops: Operations) -> None:
+    """delta^[k] = (W^[k+1]' delta^[k+1]) (Hadamard) ReLU'(z^[k]), from k = r down to 1, and central differences."""
+    W, b = layers(3, 5, 4, 6, 2, seed=3)
+    rng = np.random.default_rng(4)
+    x, y = rng.standard_normal((3, 1)), rng.standard_normal((2, 1))
+
+    def forward(W: list[Array]) -> tuple[list[Array], list[Array]]:
+        z: list[Array] = []
+        a = [x]
+        for k in range(len(W)):
+            z.append(W[k] @ a[-1] + b[k])
+            a.append(relu(z[-1]) if k < len(W) - 1 else z[-1])
+        return z, a
+
+    z, a = forward(W)
+    delta = [z[-1] - y]
+    for k in range(len(W) - 2, -1, -1):
+        delta.insert(0, (W[k + 1].T @ delta[0]) * (z[k] > 0))
+        ops.close(ops.backprop_delta(delta[1].T, W[k + 1].T, a[k + 1].T, "relu"), delta[0].T)
+    wanted = [delta[k] @ a[k].T for k in range(len(W))]
+    found = ops.gradient(network(ops, W, b, "relu", "identity"), x.T, y.T)
+    for k in range(len(W)):
+        ops.close(found[k], wanted[k])
+        ops.close(found[len(W) + k], delta[k][:, 0])
+
+        def J(one: Array, k: int = k) -> float:
+            _, a = forward([*W[:k], one, *W[k + 1 :]])
+            return 0.5 * float(np.square(a[-1] - y).sum())
+
+        np.testing.assert_allclose(wanted[k], slope(J, W[k]), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.source("S7", "Book 4.5")
+def test_updated_biases_and_weights(ops: Operations) -> None:
+    """b := b - alpha dJ/db, W := W - alpha dJ/dW."""
+    W, b = layers(3, 2)
+    x, y, alpha = np.array([[1.0], [2.0], [-0.5]]), np.array([[0.7], [-1.0]]), 0.1
+    error = W[0] @ x + b[0] - y
+    net = network(ops, W, b, "relu", "identity")
+    ops.trainer(net, learning_rate=alpha, batch_size=1).fit(x.T, y.T)
+    ops.close(net.weights[0].T, W[0] - alpha * error @ x.T)
+    ops.close(net.biases[0], (b[0] - alpha * error)[:, 0])
+    updated = ops.array(W[0].ravel())
+    ops.backend.sgd_step(ops.array((error @ x.T).ravel()), kernels.step_table(rate=alpha), updated)
+    ops.close(updated, (W[0] - alpha * error @ x.T).ravel())
+
+
+# ------------------------------------------------------------------------------------------- 4.5 weight initialisation
+
+
+@pytest.mark.source("S11", "Book 4.5.1")
+@pytest.mark.parametrize("gamma", [0.0, 0.3])
+def test_equal_weights_stay_equal(ops: Operations, gamma: float) -> None:
+    """All weights gamma, biases 0: both hidden units give ReLU(gamma x_1 + gamma x_2) and have the same gradient."""
+    rng = np.random.default_rng(0)
+    X, y = rng.uniform(0, 1, (30, 2)), rng.standard_normal((30, 1))
+    options: dict[str, Any] = {"dtype": ops.dtype, "backend": ops.backend.name}
+    for initializer, breaks in ((fastbp.initializers.Constant(gamma), False), ("he_normal", True)):
+        net = fastbp.Network((2, 2, 1), "relu", "identity", initializer=initializer, random_state=1, **options)
+        if not breaks:
+            hidden = ops.forward(X, net.weights[0], activation="relu")
+            ops.close(hidden, np.repeat(relu(gamma * X.sum(axis=1))[:, None], 2, axis=1))
+            first, second = ops.gradient(net, X, y)[:2]
+            np.testing.assert_array_equal(first[0], first[1])
+            assert second[0, 0] == second[0, 1]
+            assert gamma == 0 or first.any()
+        ops.trainer(net, learning_rate=0.1, batch_size=5).fit(X, y, epochs=10)
+        assert (net.weights[0][:, 0] != net.weights[0][:, 1]).any() == breaks
+
+
+@pytest.mark.source("S11", "Book 4.5.2")
+@pytest.mark.parametrize(
+    ("initializer", "variance"),
+    [("he_normal", 2 / 400), ("lecun_normal", 1 / 400), ("glorot_normal", 2 / (400 + 300))],
+)
+def test_variances_of_initial_weights(ops: Operations, initializer: str, variance: float) -> None:
+    """k / m_(l-1) with k = 2 for ReLU and 1 for tanh, or 2 / (m_(l-1) + m_l), from a normal distribution; biases 0."""
+    options: dict[str, Any] = {"dtype": ops.dtype, "backend": ops.backend.name, "random_state": 0}
+    net = fastbp.Network((400, 300), output="identity", initializer=initializer, **options)
+    W = net.weights[0].astype(np.float64)
+    assert W.var() == pytest.approx(variance, rel=0.02)
+    assert W.mean() == pytest.approx(0, abs=4 * (variance / W.size) ** 0.5)
+    assert np.mean(np.abs(W) < variance**0.5) == pytest.approx(0.6827, abs=0.005)
+    assert not net.biases[0].any()
+
+
+# ------------------------------------------------------------------------------------------- 4.6 normalising inputs
+
+
+@pytest.mark.source("S13", "Book 4.6.1")
+def test_descent_converges_faster_on_normalised_inputs(ops: Operations) -> None:
+    """(x_j - mu_j) / sigma_j with the training set's mu and sigma, for later samples, too."""
+    rng = np.random.default_rng(0)
+    scales, shifts = np.array([1.0, 30.0, 0.0]), np.array([0.0, 20.0, 5.0])  # the third is constant
+    X, later = (rng.standard_normal((n, 3)) * scales + shifts for n in (100, 20))
+    coefficients = np.array([[1.0], [0.1], [0.0]])
+    scale = fastbp.Standardizer.fit(X)
+    mu, deviation = X.mean(axis=0), np.where(scales == 0, 1, X.std(axis=0))
+    ops.close(scale.transform(later, ops.dtype), (later - mu) / deviation)
+
+    def descend(samples: Array) -> tuple[fastbp.Network, float]:
+        net = ops.network([np.zeros((1, 3))], [np.zeros(1)], "relu", "identity")
+        steepest = np.linalg.norm(np.hstack([samples, np.ones((100, 1))]), 2) ** 2 / 100
+        trainer = ops.trainer(net, learning_rate=1 / steepest, batch_size="full")
+        return net, trainer.fit(samples, X @ coefficients, epochs=60).loss[-1]
+
+    _, raw = descend(X)
+    net, normalised = descend(np.asarray(scale.transform(X)))
+    assert normalised < 1e-6 * raw
+    np.testing.assert_allclose(net.forward(scale.transform(later)), later @ coefficients, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------- 4.8 handwritten digits
+
+
+@pytest.mark.source("S18", "Book 4.8.1")
+@pytest.mark.source("S16", "Book 4.8.1")
+def test_handwritten_digits(ops: Operations) -> None:
+    """A three-layer network, grey 0 to 1 in, ten outputs of which the highest says which digit.
+
+    On scikit-learn's digits of 8 x 8 pixels, which come with it.
+    """
+    from sklearn.datasets import load_digits
+
+    X, y = load_digits(return_X_y=True)
+    X = X / 16
+    assert (X.min(), X.max()) == (0, 1)
+    options: dict[str, Any] = {"dtype": ops.dtype, "backend": ops.backend.name, "random_state": 0}
+    net = fastbp.Network((64, 30, 10), "logistic", "softmax", **options)
+    trainer = ops.trainer(net, "cross_entropy", optimizer=fastbp.Adam(0.01), batch_size=50)
+    trainer.fit(X[:1300], y[:1300], epochs=15)
+    assert np.mean(net.predict(X[1300:]) == y[1300:]) > 0.9
+    assert net.predict(X[1300:]).tolist() == net.forward(X[1300:]).argmax(axis=1).tolist()
+
+
+@pytest.mark.source("S18", "Book 4.8.1")
+def test_mnist(compiled_name: str) -> None:
+    """The same on 28 x 28 pixels of MNIST, where its four files are to be had."""
+    folder = os.environ.get("FASTBP_MNIST")
+    if not folder:
+        pytest.skip("set FASTBP_MNIST to a folder with MNIST's four files")
+    X, y, X_test, y_test = fastbp.datasets.load_mnist(folder)
+    assert X.shape == (60_000, 28 * 28)
+    assert (X.min(), X.max()) == (0, 1)
+    net = fastbp.Network((784, 64, 10), "relu", "softmax", random_state=0, backend=compiled_name)
+    trainer = fastbp.Trainer(net, learning_rate=2e-3, batch_size=64, backend=compiled_name, random_state=0)
+    trainer.fit(X, y, epochs=3)
+    assert np.mean(net.predict(X_test) == y_test) > 0.965
