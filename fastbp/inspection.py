@@ -70,7 +70,7 @@ def _describe_training(trainer: Trainer) -> dict[str, Any]:
     schedule = {} if trainer.schedule is None else {"schedule": repr(trainer.schedule)}
     return {
         "optimizer": _describe_optimizer(trainer.optimizer),
-        "training": {"loss": trainer.loss, "batch_size": trainer.batch_size, **schedule, "steps_done": trainer.step},
+        "training": {"loss": trainer.loss, "batch_size": trainer.batch_size, **schedule, "steps_done": trainer.n_steps},
     }
 
 

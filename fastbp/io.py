@@ -296,7 +296,7 @@ def _encode_trainer(trainer: Trainer) -> tuple[dict[str, Any], dict[str, NDArray
     state = {
         "loss": trainer.loss,
         "batch_size": trainer.batch_size,
-        "step": trainer.step,
+        "step": trainer.n_steps,
         "backend": trainer.backend,
         "n_threads": trainer.n_threads,
         "optimizer": _optimizer_content(trainer.optimizer),
@@ -378,7 +378,7 @@ def _decode_trainer(content: dict[str, Any], tensors: Tensors) -> Trainer:
     )
     if type(state["step"]) is not int or state["step"] < 0:
         raise ValueError(f"step is {state['step']!r}")
-    trainer.step, trainer.plateau = state["step"], _as_plateau(state.get("plateau", Plateau()))
+    trainer.n_steps, trainer.plateau = state["step"], _as_plateau(state.get("plateau", Plateau()))
     kept = _layers(network.layout, trainer.m, "m.") | _layers(network.layout, trainer.v, "v.")
     if trainer.average.size:
         kept |= _layers(network.layout, trainer.average, "average.")

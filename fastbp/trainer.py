@@ -24,6 +24,7 @@ from .plan import Data, aligned_empty, run_buffers, training_plan
 from .ranges import check_range
 from .run import PREDICTION_BATCH, NonFinite, Run, batch_scales, make_table
 from .schedules import Plateau, Schedule, Span, as_schedule, scale
+from .stream import Stream, as_step
 from .threads import threads_for
 
 
@@ -63,7 +64,7 @@ class Trainer(Fixed):
 
     Attributes
     ----------
-    step : int
+    n_steps : int
         Steps done so far.
     plateau : Plateau
         What a schedule that goes by losses has seen of them.
@@ -126,12 +127,13 @@ class Trainer(Fixed):
         self.random_state = _as_generator(random_state)
         is_dropping = any(p < 1 for p in network.dropout)
         self._seed = int(self.random_state.integers(2**53)) if is_dropping else 0  # of all masks
-        self.step = 0
+        self.n_steps = 0
         self._m, self._v = (aligned_empty(network.n_parameters, network.dtype) for _ in range(2))
         self._m[...] = self._v[...] = 0
         self.average = aligned_empty(0 if average_decay is None else network.n_parameters, network.dtype)
         self.average[...] = network.parameters[: self.average.size]
         self._workspaces: list[dict[str, NDArray[Any]]] = [{}]  # the only one is away while a fit runs
+        self._stream: Stream | None = None  # of the last `step`
         self._pace: Pace | None = None  # of the last fit: the next one begins with what it learned
         self._last: Run | None = None  # whose workspace has newer moments
         self._moments_are_known = False  # to others, who must find them up to date
@@ -140,7 +142,7 @@ class Trainer(Fixed):
         return (
             f"<fastbp.Trainer of {self.network!r}, loss {self.loss!r}, {self.optimizer!r}, "
             + ("" if self.schedule is None else f"{self.schedule!r}, ")
-            + f"batch_size {self.batch_size}, {self.step} steps done, backend {self.backend!r}>"
+            + f"batch_size {self.batch_size}, {self.n_steps} steps done, backend {self.backend!r}>"
         )
 
     @property
@@ -233,11 +235,11 @@ class Trainer(Fixed):
             workspace = ends.enter_context(self._workspace())
             if callbacks or on_the_way:  # they look at the moments; a run that is given up finds them as they were
                 self._sync_last()
-            if self.step == 0 and self.average.size:
+            if self.n_steps == 0 and self.average.size:
                 self.average[...] = self.network.parameters
             run = self._run(data, workspace, not on_the_way)
             rewind = self._rewind()
-            state = TrainingState(self, int(epochs), step=self.step, validation_data=validation_data)
+            state = TrainingState(self, int(epochs), step=self.n_steps, validation_data=validation_data)
             for callback in callbacks:
                 callback.on_train_begin(state)
                 ends.callback(callback.on_train_end, state)
@@ -264,6 +266,67 @@ class Trainer(Fixed):
                 "preprocessed."
             )
         return state.history
+
+    def step(self, x: Any, y: Any, *, alpha: float = 0.0) -> float:
+        """Take one step on a sample as it comes, or on a few: online learning over a stream.
+
+        Parameters
+        ----------
+        x : array-like of shape (I,), or (n, I) for one step on n samples
+        y : int or array-like of shape (O,); for n samples (n,) or (n, O)
+            Class number, or targets.
+        alpha : float
+            L2 penalty, as for `fit`.
+
+        Returns
+        -------
+        float
+            The loss before the step, penalty included: the mean over n samples.
+
+        Raises
+        ------
+        ValueError
+            If an argument is not as described, or the trainer has a schedule that needs to know where it ends; nothing
+            has changed then.
+
+        Notes
+        -----
+        Porr 2-6: the delta rule over time; Cheng algorithm 9.1, line by line. What a step needs is prepared by the
+        first one, so that a small network learns from a sample in some 20 microseconds. `fit` with ``batch_size=1`` on
+        samples that are there already takes far less.
+
+        Examples
+        --------
+        >>> import fastbp
+        >>> net = fastbp.Network((1, 1), output="identity", random_state=0)
+        >>> trainer = fastbp.Trainer(net, loss="squared_error", optimizer="sgd", learning_rate=0.5)
+        >>> losses = [trainer.step([t % 3], [2 * (t % 3) + 1]) for t in range(100)]
+        >>> float(net.forward([[10]]).round(3)[0, 0])
+        21.0
+        """
+        _check_fit(1, alpha, "mean")
+        values = {"l2": alpha, **self._step_values(1, None)}
+        with self._workspace() as workspace:
+            stream = self._stream
+            if stream is None or not stream.fits(workspace) or not stream.takes(x, y):
+                stream = self._stream = self._stream_of(self._data(*as_step(x, y), None), workspace)
+            if self._last is not stream.run:
+                self._sync_last()
+            if self.n_steps == 0 and self.average.size:
+                self.average[...] = self.network.parameters
+            try:
+                return stream.step(values, self._moments_are_known)
+            finally:
+                self.n_steps += stream.run.n_done
+                self._last = stream.run if stream.run.has_moments else None
+
+    def _stream_of(self, data: dict[str, NDArray[Any]], workspace: dict[str, NDArray[Any]]) -> Stream:
+        """Return a stream with these samples in place: the last one, or a new one where it has other shapes."""
+        if self._stream is not None and self._stream.fits(workspace) and self._stream.put(data):
+            return self._stream
+        own = {name: array.copy() for name, array in data.items()}
+        n_classes = self.network.layer_sizes[-1] if data["classes"].size else 0
+        return Stream(self._run(own, workspace, checked=False), n_classes)
 
     def averaged(self) -> Network:
         """Return a copy of the network that has the moving average of the parameters for its own.
@@ -320,11 +383,11 @@ class Trainer(Fixed):
 
     def _rewind(self) -> Callable[[], None]:
         """Return what sets the steps done, and the generator of the samples' order, to what they are now."""
-        step, generator = self.step, self.random_state.bit_generator
+        step, generator = self.n_steps, self.random_state.bit_generator
         generator_state = generator.state
 
         def rewind() -> None:
-            self.step, generator.state = step, generator_state
+            self.n_steps, generator.state = step, generator_state
 
         return rewind
 
@@ -383,20 +446,16 @@ class Trainer(Fixed):
         if state.stop_training:
             return
         data = run.buffers._asdict()
-        n, first = n_samples(data), self.step
+        n, first = n_samples(data), self.n_steps
         n_steps = -(-n // run.plan.batch_size)
-        factors = self._rate_factors(n_steps, first + n_steps * (state.n_epochs - state.epoch + 1))
-        step_values = scale(self.optimizer.step_values(first, n_steps), factors)
+        last_step = first + n_steps * (state.n_epochs - state.epoch + 1)
         order = self._shuffled(n) if shuffle else np.arange(n)
         weights = data["sample_weight"][order, 0] if data["sample_weight"].size else None
         scales = batch_scales(n, run.plan.batch_size, weights, reduction)
-        limits = {"clip": self.clip_value or 0, "max_norm": self.clip_norm or 0}
-        limits["average_decay"] = self.average_decay or 0
-        masks = {"seed": self._seed, "number": first + np.arange(n_steps)}
-        table = make_table(n_steps, scales, {"l2": alpha}, step_values, limits, masks)
+        table = make_table(n_steps, scales, {"l2": alpha}, self._step_values(n_steps, last_step))
 
         def on_cut(done: int) -> bool:
-            self.step = state.step = first + done
+            self.n_steps = state.step = first + done
             for callback in callbacks:
                 if callback.every_n_steps and state.step % callback.every_n_steps == 0:
                     run.sync()
@@ -406,7 +465,7 @@ class Trainer(Fixed):
         try:
             run.steps(order, table, on_cut, _cut_points(callbacks, first))
         finally:
-            self.step = state.step = first + run.n_done
+            self.n_steps = state.step = first + run.n_done
         if callbacks or validation is not None:
             run.sync(moments=bool(callbacks))
         n_seen = min(run.n_done * run.plan.batch_size, n)
@@ -415,6 +474,7 @@ class Trainer(Fixed):
             state.history.validation_loss.append(self._mean_loss(validation))
         state.enter_scores()
         state.history.seconds.append(time.perf_counter() - start)
+        factors = self._rate_factors(first, n_steps, last_step)
         factor = 1.0 if factors is None else float(factors[run.n_done - 1])
         state.history.learning_rate.append(float(self.optimizer.learning_rate) * factor)
         if self.schedule is not None:
@@ -422,11 +482,19 @@ class Trainer(Fixed):
         for callback in callbacks:
             callback.on_epoch_end(state)
 
-    def _rate_factors(self, n_steps: int, last_step: int) -> NDArray[np.float64] | None:
-        """Return the schedule's factors for the next epoch of a fit that ends at a step; None without a schedule."""
+    def _step_values(self, n_steps: int, last_step: int | None) -> dict[str, Any]:
+        """Return what the records of the next steps hold, of a fit that ends at a step, beside scales and penalty."""
+        first = self.n_steps
+        values = scale(self.optimizer.step_values(first, n_steps), self._rate_factors(first, n_steps, last_step))
+        limits = {"clip": self.clip_value or 0, "max_norm": self.clip_norm or 0}
+        masks = {"seed": self._seed, "number": first + np.arange(n_steps)}
+        return {**values, **limits, **masks, "average_decay": self.average_decay or 0}
+
+    def _rate_factors(self, first: int, n_steps: int, last_step: int | None) -> NDArray[np.float64] | None:
+        """Return the schedule's factors for an epoch's steps of a fit that ends at a step; None without a schedule."""
         if self.schedule is None:
             return None
-        return self.schedule.factors(self.step, n_steps, Span(n_steps, last_step), self.plateau)
+        return self.schedule.factors(first, n_steps, Span(n_steps, last_step), self.plateau)
 
     def _shuffled(self, n: int) -> NDArray[np.int64]:
         """Return an epoch's order of the samples; of thousands, NumPy's own shuffle takes three times as long."""
@@ -460,7 +528,7 @@ class Trainer(Fixed):
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickle and copy keep: no workspace, and the moments without their unused surroundings."""
         moments = {"_m": self.m.copy(), "_v": self.v.copy()}
-        return {**self.__dict__, **moments, "_workspaces": [{}], "_last": None, "_pace": None}
+        return {**self.__dict__, **moments, "_workspaces": [{}], "_stream": None, "_last": None, "_pace": None}
 
 
 def _cut_points(callbacks: Sequence[Callback], first: int) -> Any:

@@ -74,7 +74,7 @@ def test_two_intervals_are_both_kept() -> None:
 def test_a_callback_stops_training_at_a_step() -> None:
     trainer, X, y = make()
     history = trainer.fit(X, y, epochs=10, callbacks=[Recorder(every_n_steps=1, stop_at_step=6)])
-    assert trainer.step == 6
+    assert trainer.n_steps == 6
     assert len(history.loss) == 2
     assert np.isfinite(history.loss).all()
 

@@ -108,7 +108,7 @@ def test_what_is_no_class_or_no_weight_changes_nothing(
     with pytest.raises(error, match=message):
         trainer.fit(**{"X": X, "y": y, "class_weight": "balanced", **change})
     assert (trainer.network.parameters.tobytes(), str(trainer.random_state.bit_generator.state)) == before
-    assert trainer.step == 0
+    assert trainer.n_steps == 0
 
 
 # ------------------------------------------------------------------------------------- all samples at once
@@ -120,10 +120,10 @@ def test_all_samples_at_once_are_one_step(batch_size: Any, backend_name: str) ->
     full, counted = (make(batch_size=size, backend=backend_name) for size in (batch_size, 60))
     assert full.batch_size == "full"
     assert full.fit(X, y, epochs=5).loss == counted.fit(X, y, epochs=5).loss
-    assert full.step == counted.step == 5
+    assert full.n_steps == counted.n_steps == 5
     np.testing.assert_array_equal(full.network.parameters, counted.network.parameters)
     full.fit(X[:7], y[:7], epochs=3)
-    assert full.step == 8
+    assert full.n_steps == 8
 
 
 def test_it_is_kept(tmp_path: Path) -> None:

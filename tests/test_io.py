@@ -102,13 +102,13 @@ def test_a_trainer_goes_on_bit_for_bit(name: str, dtype: str, tmp_path: Path) ->
     copy = fastbp.load(tmp_path / "trainer")
     assert type(copy) is fastbp.Trainer
     assert copy.optimizer == trainer.optimizer
-    assert copy.step == trainer.step == 18
+    assert copy.n_steps == trainer.n_steps == 18
     histories = [each.fit(X, y, epochs=3, alpha=0.1) for each in (trainer, copy)]
     assert_same(histories[1].loss, histories[0].loss)
     assert_same(copy.network.parameters, trainer.network.parameters)
     assert_same(copy.m, trainer.m)
     assert_same(copy.v, trainer.v)
-    assert copy.step == trainer.step
+    assert copy.n_steps == trainer.n_steps
 
 
 def test_a_trainer_that_was_never_saved_differs_without_its_random_state(tmp_path: Path) -> None:

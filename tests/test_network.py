@@ -317,7 +317,7 @@ def test_bad_data_is_refused_and_changes_nothing(
     with pytest.raises(error, match=message):
         trainer.fit(**{"X": X, "y": y, **change})
     np.testing.assert_array_equal(trainer.network.parameters, before)
-    assert trainer.step == 0
+    assert trainer.n_steps == 0
 
 
 @pytest.mark.parametrize(
@@ -479,7 +479,7 @@ def test_an_interruption_right_after_a_run_of_steps_counts_them(
     monkeypatch.setattr(module, "train_steps", interrupted)
     with pytest.warns(UserWarning, match="interrupted by user"):
         trainer.fit(X, y, callbacks=[EveryTwoSteps()])
-    assert trainer.step == 2
+    assert trainer.n_steps == 2
 
 
 class EveryTwoSteps(fastbp.Callback):
@@ -564,7 +564,7 @@ def test_training_may_be_stopped_before_it_begins(when: str) -> None:
     callback = fastbp.Callback()
     setattr(callback, when, lambda state: setattr(state, "stop_training", True))
     assert trainer.fit(X, y, epochs=3, callbacks=[callback]).loss == []
-    assert trainer.step == 0
+    assert trainer.n_steps == 0
 
 
 @pytest.mark.parametrize("kind", ["csr_matrix", "csc_matrix"])

@@ -375,7 +375,7 @@ def test_a_schedule_in_epochs_learns_from_the_fit_how_many_steps_they_have() -> 
     for batch_size, n_steps in ((50, 1), (7, 8)):
         trainer = make(schedule=StepDecay(1, 0.5), batch_size=batch_size, optimizer=fastbp.SGD(1.0))
         assert trainer.fit(X, y, epochs=3).learning_rate == [1.0, 0.5, 0.25]
-        assert trainer.step == 3 * n_steps
+        assert trainer.n_steps == 3 * n_steps
 
 
 def test_cuts_change_nothing(backend_name: str) -> None:
@@ -392,7 +392,7 @@ def test_cuts_change_nothing(backend_name: str) -> None:
 
 
 def state_of(trainer: fastbp.Trainer) -> tuple[Any, ...]:
-    return trainer.network.parameters.tobytes(), trainer.m.tobytes(), trainer.step, trainer.plateau
+    return trainer.network.parameters.tobytes(), trainer.m.tobytes(), trainer.n_steps, trainer.plateau
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -279,7 +279,7 @@ def test_what_cannot_be_watched_is_refused_before_anything_changes(
     before = trainer.network.parameters.tobytes(), trainer.m.tobytes()
     with pytest.raises(ValueError, match=message):
         trainer.fit(X, y, validation_data=data, callbacks=[callback])
-    assert (trainer.network.parameters.tobytes(), trainer.m.tobytes(), trainer.step) == (*before, 0)
+    assert (trainer.network.parameters.tobytes(), trainer.m.tobytes(), trainer.n_steps) == (*before, 0)
     trainer.fit(X, y)
 
 
@@ -354,6 +354,6 @@ def test_full_batch_descent_runs_until_it_converges(reduction: str, backend_name
     )
     converged = fastbp.Converged(tol=1e-12, patience=1)
     history = trainer.fit(X, y, epochs=10_000, callbacks=[converged], reduction=reduction)
-    assert trainer.step == len(history.loss) == converged.converged_epoch < 1000
+    assert trainer.n_steps == len(history.loss) == converged.converged_epoch < 1000
     assert (np.diff(history.loss) < 0).all()
     np.testing.assert_allclose(net.parameters, [1, -2, 0.5, 3], atol=1e-4)

@@ -81,7 +81,7 @@ def test_learning_over_time(ops: Operations) -> None:
     trainer = ops.trainer(one_by_one, learning_rate=MU, batch_size=1)
     for x, d in zip(stream, desired, strict=True):
         trainer.fit(x[None], d[None, None])
-    assert trainer.step == n
+    assert trainer.n_steps == n
     ops.close(one_by_one.weights[0][:, 0], w)
     at_once = ops.network([np.zeros((1, 3))], (), "relu", "identity")
     ops.trainer(at_once, learning_rate=MU, batch_size=1).fit(stream, desired[:, None], shuffle=False)

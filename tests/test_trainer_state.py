@@ -27,7 +27,7 @@ def make_data(n: int, dtype: str = "float32") -> tuple[Any, Any]:
 
 def state_of(trainer: fastbp.Trainer) -> tuple[Any, ...]:
     arrays = trainer.network.parameters.copy(), trainer.m.copy(), trainer.v.copy()
-    return *(array.tobytes() for array in arrays), trainer.step, str(trainer.random_state.bit_generator.state)
+    return *(array.tobytes() for array in arrays), trainer.n_steps, str(trainer.random_state.bit_generator.state)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
