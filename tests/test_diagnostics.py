@@ -375,8 +375,10 @@ def test_gradients_pass_the_check(backend_name: str, hidden: Any, output: str, l
     assert found.passed
     assert found.error < 1e-8
     assert [block.name for block in found.blocks] == ["W1", "W2", "W3", "b1", "b2", "b3"][: 3 if options else 6]
-    assert all(block.n_checked + block.n_kinks == W.size for block, W in zip(found.blocks, net.weights, strict=False))
-    assert sum(block.n_kinks for block in found.blocks) == 0
+    assert all(
+        block.n_checked + block.n_left_out == W.size for block, W in zip(found.blocks, net.weights, strict=False)
+    )
+    assert sum(block.n_left_out for block in found.blocks) == 0
 
 
 @pytest.mark.source("S24", "Cheng 9.2", "SE")
@@ -415,7 +417,7 @@ def test_a_kink_is_no_error() -> None:
         found = diagnostics.check_gradient(net, [[0.0]], [2.0])
         by_name = {block.name: block for block in found.blocks}
         assert found.passed
-        assert (by_name["b1"].n_checked, by_name["b1"].n_kinks, by_name["b1"].worst) == (0, 1, -1)
+        assert (by_name["b1"].n_checked, by_name["b1"].n_left_out, by_name["b1"].worst) == (0, 1, -1)
         assert by_name["W1"].n_checked == 1  # x = 0: no step of the weight moves z
         assert by_name["b2"].n_checked == 1
 
@@ -427,7 +429,19 @@ def test_near_a_kink_a_finer_step_is_taken() -> None:
         net.parameters[...] = 1, 1, z, 0.5
         found = diagnostics.check_gradient(net, [[0.0]], [2.0])
         assert found.passed
-        assert [block.n_kinks for block in found.blocks] == [0, 0, 0, 0]
+        assert [block.n_left_out for block in found.blocks] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("output", ["softmax", "logistic"])
+def test_where_cross_entropy_is_clipped_nothing_is_compared(output: str) -> None:
+    """Its loss is flat there, its gradient is not."""
+    net = fastbp.Network((2, 2), output=output, bias=False, dtype="float64")
+    net.weights[0][...] = np.diag([100, -100])
+    wrong = diagnostics.check_gradient(net, [[1.0, 1.0]], [[0.0, 1.0]])
+    assert (wrong.blocks[0].n_checked, wrong.blocks[0].n_left_out) == (0, 4)
+    right = diagnostics.check_gradient(net, [[1.0, 1.0]], [[1.0, 0.0]])
+    assert right.passed
+    assert right.blocks[0].n_checked == 4
 
 
 def test_large_inputs_and_drawn_parameters_pass() -> None:

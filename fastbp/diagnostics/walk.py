@@ -182,8 +182,14 @@ def as_network(model: Any) -> Network:
     if not (hasattr(model, "coefs_") and hasattr(model, "out_activation_")):
         raise TypeError(f"model is a {type(model).__name__}; pass a Network, a Trainer or a fitted MLP estimator")
     sizes = [len(model.coefs_[0]), *(W.shape[1] for W in model.coefs_)]
-    functions, settings = (model.activation, model.out_activation_), {"initializer": "zeros"}
-    network = Network(sizes, *functions, dtype=model.coefs_[0].dtype, **settings)  # type: ignore[arg-type]
+    network = Network(
+        sizes,
+        model.activation,
+        model.out_activation_,
+        dtype=model.coefs_[0].dtype,
+        initializer="zeros",
+        backend=getattr(model, "backend", "auto"),
+    )
     for ours, theirs in zip((*network.weights, *network.biases), (*model.coefs_, *model.intercepts_), strict=True):
         ours[...] = theirs
     return network
@@ -353,14 +359,15 @@ def _gather_classes(walk: Walk, row: Any) -> None:
 
 
 def _linear_forward(walk: Walk, row: Any) -> None:
-    """Do the product twice, without and with its activation: of z nothing else is left."""
+    """Do product and activation one after the other: fused, they leave no z. Softmax has only the fused form."""
     a_prev, (W, b), activation = walk.at(row, "a_prev"), walk.parameters(row), _activation(row)
     z = walk.new(row, "a", "n_out")
     walk.backend.linear_forward(a_prev, W, b, Activation.IDENTITY, z)
-    a = z
-    if activation.code != Activation.IDENTITY:
-        a = walk.new(row, "a", "n_out")
+    a = z if activation.code == Activation.IDENTITY else walk.new(row, "a", "n_out")
+    if activation.code == Activation.SOFTMAX:
         walk.backend.linear_forward(a_prev, W, b, activation, a)
+    elif a is not z:
+        walk.backend.activate(z, activation, a, z[:0])
     none = {"delta": z[:0], "grad_W": W[:0], "grad_b": b[:0]}
     walk.layers[int(row["W"])] = {"W": W, "b": b, "a_prev": a_prev, "z": z, "a": a, **none}
 
