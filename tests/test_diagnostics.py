@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -348,6 +349,11 @@ def test_networks_without_such_a_valuation_are_refused() -> None:
         value("leaky_relu", "identity")
     with pytest.raises(ValueError, match="which 'exp' does not give"):
         value("relu", "exp", loss="poisson")
+    seen = diagnostics.probe(fastbp.Network((4, 5, 3), output="identity"), X, np.abs(VALUES))
+    with pytest.raises(ValueError, match=r"E\^L = X\^L - Y, which is squared error's; the loss is 'poisson'"):
+        diagnostics.valuation(dataclasses.replace(seen, loss_code=kernels.Loss.POISSON))
+    with pytest.raises(ValueError, match="this network has CLIP_NORM"):
+        diagnostics.valuation(dataclasses.replace(seen, operations=seen.operations | {kernels.Op.CLIP_NORM}))
     with pytest.raises(ValueError, match="make the probe without sample_weight"):
         value("relu", "identity", weight=np.ones(7))
 

@@ -165,7 +165,10 @@ def probe(
     network = as_network(model)
     batch = Batch.of(model, network, X, y, loss, sample_weight, alpha, reduction, backend)
     walk = batch.walk(network.parameters)
-    walk.run(has_targets=batch.has_targets)
+    if batch.has_targets:
+        walk.run()
+    else:
+        walk.run_to_outputs()
     return batch.probe(walk)
 
 
@@ -300,17 +303,25 @@ class Walk:
         step = self.batch.step[0]
         return float(step["grad_scale"] * (self.data_loss + 0.5 * step["l2"] * self.squares))
 
-    def run(self, *, has_targets: bool = True) -> None:
-        """Walk all rows, or only those that lead forward."""
+    def run(self) -> None:
+        """Walk all rows."""
         for row in self.batch.plan.rows:
-            if has_targets or (row["op"] in FORWARD and row["source"] in (NONE, Source.X)):
+            self.step(row)
+
+    def run_to_outputs(self) -> None:
+        """Walk the rows before the loss, but for those that gather targets and their weights."""
+        for row in self.batch.plan.rows:
+            if row["op"] == Op.OUTPUT_DELTA:
+                return
+            if row["source"] in (NONE, Source.X):
                 self.step(row)
 
     def run_to_loss(self) -> None:
-        """Walk forward until the loss is known, penalty included."""
+        """Walk the rows until the loss is known, penalty included."""
         for row in self.batch.plan.rows:
-            if row["op"] in FORWARD or row["op"] == Op.OUTPUT_DELTA:
-                self.step(row)
+            self.step(row)
+            if row["op"] == Op.OUTPUT_DELTA:
+                break
         if self.batch.step["l2"][0]:
             self.squares = sum(float(np.square(seen["W"], dtype=np.float64).sum()) for seen in self.layers.values())
 
@@ -412,9 +423,6 @@ _OPERATIONS: dict[Op, Callable[[Walk, Any], None]] = {
     Op.BACKPROP_DELTA: _backprop_delta,
     Op.LINEAR_GRAD: _linear_grad,
 }
-
-FORWARD = frozenset({Op.GATHER_ROWS, Op.GATHER_CSR_ROWS, Op.GATHER_CLASSES, Op.LINEAR_FORWARD, Op.ACTIVATE})
-"""The rows that lead from the samples to the outputs."""
 
 
 def _activation(row: Any) -> ActivationFunction:
