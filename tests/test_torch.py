@@ -40,6 +40,8 @@ ACTIVATIONS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "softplus": ("softplus", functional.softplus),
     "gelu": ("gelu", functional.gelu),
     "silu": ("silu", functional.silu),
+    "maxout": ("maxout", lambda z: z.reshape(len(z), 2, -1).max(dim=1).values),
+    "maxout(5)": (act.Maxout(5), lambda z: z.reshape(len(z), 5, -1).max(dim=1).values),
 }
 OUTPUTS = {**ACTIVATIONS, "softmax": ("softmax", lambda z: torch.softmax(z, 1)), "exp": ("exp", torch.exp)}
 
@@ -73,7 +75,16 @@ def one_thread_in_float64() -> Iterator[None]:
 class Twin:
     """A fastbp network and trainer, and the same in PyTorch, on the same data."""
 
-    def __init__(self, backend: str, hidden: str, output: str, loss: str, n: int, **options: Any) -> None:
+    def __init__(
+        self,
+        backend: str,
+        hidden: str,
+        output: str,
+        loss: str,
+        n: int,
+        layers: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
         self.loss, self.n = LOSSES[loss], n
         self.hidden, self.output = ACTIVATIONS[hidden][1], OUTPUTS[output][1]
         rng = np.random.default_rng(1)
@@ -81,21 +92,34 @@ class Twin:
         if loss == "cross_entropy":
             self.y /= self.y.sum(axis=1, keepdims=True)
         kinds = ACTIVATIONS[hidden][0], OUTPUTS[output][0]
-        self.net = fastbp.Network(SIZES, *kinds, dtype="float64", random_state=0, backend=backend)
+        self.net = fastbp.Network(SIZES, *kinds, dtype="float64", random_state=0, backend=backend, **(layers or {}))
         self.trainer = fastbp.Trainer(
             self.net, loss=loss.split()[-1], batch_size=n, backend=backend, random_state=0, **options
         )
         self.weights = [torch.tensor(W.copy(), requires_grad=True) for W in self.net.weights]
         self.biases = [torch.tensor(b.copy(), requires_grad=True) for b in self.net.biases]
+        self.norms = [None] * len(SIZES)
+        for layer, norm in enumerate(self.net.batch_norm):
+            if norm is not None:
+                width = len(self.biases[layer])
+                self.norms[layer] = torch.nn.BatchNorm1d(width, norm.epsilon, norm.momentum)
+                self.norms[layer].bias = torch.nn.Parameter(self.biases[layer])
+                self.biases[layer] = self.norms[layer].bias
+
+    @property
+    def arrays(self) -> list[Any]:
+        return [*self.net.weights, *self.net.biases, *self.net.gammas]
 
     @property
     def parameters(self) -> list[Any]:
-        return [*self.weights, *self.biases]
+        return [*self.weights, *self.biases, *(norm.weight for norm in self.norms if norm)]
 
-    def forward(self) -> Any:
+    def forward(self, training: bool = True) -> Any:
         a = torch.tensor(self.X)
         for layer, (W, b) in enumerate(zip(self.weights, self.biases, strict=True)):
-            a = (self.output if layer == len(self.weights) - 1 else self.hidden)(a @ W + b)
+            norm = self.norms[layer]
+            z = a @ W + b if norm is None else norm.train(training)(a @ W)
+            a = (self.output if layer == len(self.weights) - 1 else self.hidden)(z)
         return a
 
     def step(self, optimizer: Any) -> tuple[float, float]:
@@ -108,7 +132,7 @@ class Twin:
         return ours, theirs.item()
 
     def check_parameters(self) -> None:
-        for ours, theirs in zip([*self.net.weights, *self.net.biases], self.parameters, strict=True):
+        for ours, theirs in zip(self.arrays, self.parameters, strict=True):
             check(ours, theirs)
 
 
@@ -136,11 +160,11 @@ def test_few_samples(compiled_name: str, hidden: str, pair: tuple[str, str], n: 
 
 def check_gradients(twin: Twin) -> None:
     """Compare outputs, loss, and the change that descent makes."""
-    check(twin.net.forward(twin.X), twin.forward())
-    before = [array.copy() for array in (*twin.net.weights, *twin.net.biases)]
+    check(twin.net.forward(twin.X), twin.forward(training=False))
+    before = [array.copy() for array in twin.arrays]
     ours, theirs = twin.step(torch.optim.SGD(twin.parameters, lr=RATE))
     assert ours == pytest.approx(theirs, rel=TOLERANCE)
-    for start, now, parameter in zip(before, [*twin.net.weights, *twin.net.biases], twin.parameters, strict=True):
+    for start, now, parameter in zip(before, twin.arrays, twin.parameters, strict=True):
         check((start - now) / RATE, parameter.grad)
 
 
@@ -150,6 +174,56 @@ def check_ten_steps(twin: Twin, rate: float) -> None:
         ours, theirs = twin.step(optimizer)
     assert ours == pytest.approx(theirs, rel=TOLERANCE)
     twin.check_parameters()
+
+
+NORMALIZED = {"both": True, "first": [True, False], "second": [False, fastbp.BatchNorm(1e-3, 0.3)]}
+
+
+@pytest.mark.source("S14", "Book 4.6.2", "Book 4.6.3")
+@pytest.mark.parametrize("n", [3, 7, 33, 130])
+@pytest.mark.parametrize("where", NORMALIZED)
+@pytest.mark.parametrize("hidden", ["relu", "tanh", "elu", "gelu", "maxout", "maxout(5)"])
+def test_batch_norm(backend_name: str, hidden: str, where: str, n: int) -> None:
+    """Outputs in training and prediction, gradients, running means and unbiased variances, ten steps on."""
+    layers, pair = {"batch_norm": NORMALIZED[where]}, ("softmax", "cross_entropy")
+    check_gradients(Twin(backend_name, hidden, *pair, n, layers, optimizer="sgd", learning_rate=RATE))
+    check_normalized_steps(
+        Twin(backend_name, hidden, *pair, n, layers, optimizer=OPTIMIZERS["momentum"][0]), "momentum"
+    )
+
+
+@pytest.mark.parametrize("n", [7, 130])
+@pytest.mark.parametrize("hidden", ["tanh", "gelu"])
+def test_batch_norm_with_adam(backend_name: str, hidden: str, n: int) -> None:
+    """What shifts all of a unit's z alike has no gradient but rounding, which Adam blows up.
+
+    Units of functions with linear parts would have such parameters.
+    """
+    layers, pair = {"batch_norm": True}, ("softmax", "cross_entropy")
+    check_normalized_steps(Twin(backend_name, hidden, *pair, n, layers, optimizer=OPTIMIZERS["adam"][0]), "adam")
+
+
+def check_normalized_steps(twin: Twin, optimizer_name: str) -> None:
+    optimizer = OPTIMIZERS[optimizer_name][1](twin.parameters)
+    for _ in range(10):
+        losses = twin.step(optimizer)
+        assert losses[0] == pytest.approx(losses[1], rel=TOLERANCE)
+    norms = [norm for norm in twin.norms if norm is not None]
+    for mean, variance, norm in zip(twin.net.running_means, twin.net.running_variances, norms, strict=True):
+        check(mean, norm.running_mean)
+        check(variance, norm.running_var)
+    check(twin.net.forward(twin.X), twin.forward(training=False))
+    twin.check_parameters()
+
+
+@pytest.mark.parametrize("n", [1, 3, 40])
+@pytest.mark.parametrize("hidden", ACTIVATIONS)
+def test_dropout_that_drops_nothing(backend_name: str, hidden: str, n: int) -> None:
+    """All words are less than 2^32 times this probability: the rows run, and the factor is 1 + 2^-50."""
+    layers = {"dropout": fastbp.Dropout(1 - 2.0**-50, inputs=1 - 2.0**-50)}
+    pair = "softmax", "cross_entropy"
+    check_gradients(Twin(backend_name, hidden, *pair, n, layers, optimizer="sgd", learning_rate=RATE))
+    check_ten_steps(Twin(backend_name, hidden, *pair, n, layers, optimizer="sgd", learning_rate=1e-3), 1e-3)
 
 
 OPTIMIZERS: dict[str, tuple[Any, Callable[[list[Any]], Any]]] = {
