@@ -2,8 +2,8 @@
 
 One hidden layer and a linear output, F(x) = sum_i v_i psi(w_i x + b_i) + c, fit a curve on [-1, 1]. With psi = tanh,
 logistic or ReLU more units fit it better. With psi = identity, a polynomial, F is a straight line however many units
-there are. Without the biases b and c ReLU units add up to two straight pieces, tanh units to an odd function, which comes
-no nearer to this curve than its even part's largest value, 0.5. (Read the book's "> epsilon" as "< epsilon".)
+there are. Without the biases b and c ReLU units add up to two straight pieces, tanh units to an odd function, which
+comes no nearer to this curve than its even part's largest value, 0.5. (Read the book's "> epsilon" as "< epsilon".)
 """
 
 from __future__ import annotations
