@@ -14,7 +14,7 @@ if (_CHECKOUT / "pyproject.toml").exists() and (_CHECKOUT / "kernels" / "contrac
     __path__.append(str(_CHECKOUT))
 
 if TYPE_CHECKING:
-    from . import activations, datasets, initializers, kernels, schedules
+    from . import activations, datasets, diagnostics, initializers, kernels, plots, schedules
     from .activations import ELU, GELU, SELU, LeakyReLU, ReLU, SiLU
     from .callbacks import Callback, Checkpoint, Converged, EarlyStopping, History, JSONLLogger, TrainingState
     from .categories import Labels, OneHot
@@ -65,7 +65,7 @@ _HOMES = {
     "save": "io",
     "unpatch_sklearn": "accelerate",
 }
-_MODULES = ("activations", "datasets", "initializers", "kernels", "schedules")
+_MODULES = ("activations", "datasets", "diagnostics", "initializers", "kernels", "plots", "schedules")
 
 __all__ = [
     "ELU",
@@ -100,10 +100,12 @@ __all__ = [
     "activations",
     "backends",
     "datasets",
+    "diagnostics",
     "initializers",
     "kernels",
     "load",
     "patch_sklearn",
+    "plots",
     "save",
     "schedules",
     "unpatch_sklearn",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import statistics
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .files import replacing
+from .plots import new_axes
 from .tabular import fit_to_the_end
 
 ROUNDS = 5
@@ -124,12 +124,8 @@ def draw(result: Result, path: str | os.PathLike[str]) -> None:
     OSError
         If the file cannot be written.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("matplotlib is not installed; for the plot run: pip install 'fastbp[plot]'")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    curves, times = figure.subplots(1, 2, width_ratios=(2.2, 1))
+    curves, times = new_axes(1, 2, figsize=(10, 4.5), width_ratios=(2.2, 1))
+    figure = curves.figure
     figure.suptitle(f"Handwritten digits: fastbp {result.speedup:.1f} times as fast as scikit-learn", fontweight="bold")
     _draw_curves(curves, result)
     _draw_times(times, result)

@@ -1,0 +1,262 @@
+"""Gradient check: what the backward operations return against central differences of the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels import Activation
+from ..network import Network
+from ..ranges import check_range, check_whole
+from .layers import text
+from .walk import Batch, Probe, as_network
+
+Array = NDArray[Any]
+
+_KINKED = {
+    Activation.RELU,
+    Activation.RELU_AT_ZERO,
+    Activation.LEAKY_RELU,
+    Activation.ELU,
+    Activation.SELU,
+    Activation.SIGN,
+}
+"""Whose derivatives are not smooth at 0."""
+
+_FINER = 0.01
+"""How much finer the second step is, taken where the first crosses a kink or does not agree."""
+
+
+@dataclass(frozen=True)
+class BlockCheck:
+    """What the check found in one block of parameters.
+
+    Attributes
+    ----------
+    name : str
+        ``"W1"``, ``"b1"``, ..., by layer.
+    error : float
+        The largest difference between gradient and difference quotient, relative to the largest gradient of the block.
+    resolution : float
+        Up to what relative error rounding of the losses alone may bring about.
+    n_checked : int
+        Parameters whose derivative was compared.
+    n_kinks : int
+        Parameters left out, since any step moves a pre-activation onto, off or across the kink of its activation: a
+        difference quotient is no derivative there.
+    worst : int
+        Number, in the flat buffer, of the parameter with the largest error; -1 where none was compared.
+    passed : bool
+        Whether no error exceeds the tolerance and the resolution together.
+    """
+
+    name: str
+    error: float
+    resolution: float
+    n_checked: int
+    n_kinks: int
+    worst: int
+    passed: bool
+
+
+@dataclass(frozen=True)
+class GradientCheck:
+    """Result of `check_gradient`.
+
+    Attributes
+    ----------
+    blocks : tuple of BlockCheck
+    tolerance : float
+    """
+
+    blocks: tuple[BlockCheck, ...]
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether all blocks passed."""
+        return all(block.passed for block in self.blocks)
+
+    @property
+    def error(self) -> float:
+        """The largest error of all blocks."""
+        return max(block.error for block in self.blocks)
+
+    def table(self) -> None:
+        """Print the blocks on stdout, a line each."""
+        from ..terminal import show_table
+
+        columns = ("block", "largest error", "resolution", "checked", "at kinks", "passed")
+        rows = [
+            (block.name, *map(text, (block.error, block.resolution, block.n_checked, block.n_kinks, block.passed)))
+            for block in self.blocks
+        ]
+        title = f"Gradient against central differences, tolerance {self.tolerance:g}"
+        show_table(columns, rows, title=title, numbers=range(1, 5))
+
+
+def check_gradient(
+    model: Any,
+    X: Any,
+    y: Any,
+    *,
+    loss: str | None = None,
+    sample_weight: Any = None,
+    alpha: float = 0.0,
+    reduction: str = "mean",
+    backend: str | None = None,
+    per_block: int | None = 100,
+    step: float = 1e-4,
+    tolerance: float = 1e-6,
+    random_state: int | np.random.Generator | None = 0,
+) -> GradientCheck:
+    """Compare a network's gradient with central differences of its loss, in float64.
+
+    The derivative by a parameter p is taken for (8 (L(p+h) - L(p-h)) - (L(p+2h) - L(p-2h))) / (12 h), whose error is of
+    order h^4. Where a pre-activation changes its sign between these points (or leaves 0) and its activation has a kink
+    there, the quotient mixes two derivatives; it is then taken again with a hundredth of h, and if the kink is still
+    between the points, the parameter is counted as one at a kink and not compared: what the derivative is there is a
+    choice, which no quotient can check. The same finer step is tried where the two do not agree.
+
+    Parameters
+    ----------
+    model, X, y, loss, sample_weight, alpha, reduction, backend
+        As for `probe`. A float32 network is checked with its parameters in float64.
+    per_block : int, optional
+        At most so many parameters of each layer's weights and biases are drawn and compared; None: all of them. Each
+        takes four passes forward.
+    step : float
+        Of a parameter of magnitude 1 or less that meets inputs of magnitude 1 or less; scaled for others.
+    tolerance : float
+        Relative to the largest gradient of the block.
+    random_state : None, int or numpy.random.Generator
+        For the draw.
+
+    Returns
+    -------
+    GradientCheck
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not as described.
+
+    Notes
+    -----
+    Cheng 9.2, SE. Where a probability is so near to 0 or 1 that cross-entropy clips it, the loss is flat and the
+    gradient is not: such outputs do not pass.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbp
+    >>> net = fastbp.Network((4, 5, 3), "tanh", random_state=0)
+    >>> found = fastbp.diagnostics.check_gradient(net, np.eye(4), np.array([0, 1, 2, 0]))
+    >>> found.passed, found.error < 1e-9
+    (True, True)
+    """
+    check_range("step", step, 0, 1, open_low=True)
+    check_range("tolerance", tolerance, 0, np.inf, open_high=True)
+    if per_block is not None:
+        check_whole("per_block", per_block, 1)
+    if y is None:
+        raise ValueError("y is None; pass targets: without them there is no loss to differentiate")
+    network = _in_float64(as_network(model))
+    batch = Batch.of(model, network, X, y, loss, sample_weight, alpha, reduction, backend)
+    walk = batch.walk(network.parameters)
+    walk.run()
+    quotients = _Quotients(batch, network.parameters, batch.probe(walk))
+    rng = np.random.default_rng(random_state)
+    numbers = np.arange(network.n_parameters)
+    blocks = []
+    for letter, indices in (("W", network.layout.weights(numbers)), ("b", network.layout.biases(numbers))):
+        for index, block in enumerate(indices):
+            drawn = block.ravel()
+            if per_block is not None and drawn.size > per_block:
+                drawn = np.sort(rng.choice(drawn, per_block, replace=False))
+            largest = float(np.abs(walk.gradient[block]).max())
+            reach = quotients.reach(index) if letter == "W" else 1.0
+            compared = [_compare(quotients, k, walk.gradient[k], largest, step / reach, tolerance) for k in drawn]
+            blocks.append(_summary(f"{letter}{index + 1}", drawn, compared, tolerance))
+    return GradientCheck(tuple(blocks), tolerance)
+
+
+class _Quotients:
+    """Difference quotients of a batch's loss, and what rounding may do to them."""
+
+    def __init__(self, batch: Batch, params: Array, probe: Probe) -> None:
+        self.batch, self.params, self.probe = batch, params.copy(), probe
+        self.signs = self._signs([layer.z for layer in probe.layers])
+        products = [np.abs(layer.delta) * (np.abs(layer.a_prev) @ np.abs(layer.W)) for layer in probe.layers]
+        size = abs(probe.loss) + probe.scale * sum(float(product.sum()) for product in products)
+        self.rounding = 4 * np.finfo(np.float64).eps * size  # of a loss
+
+    def reach(self, index: int) -> float:
+        """Return how far a layer's inputs carry a step of its weights."""
+        return max(1.0, float(np.abs(self.probe.layers[index].a_prev).max()))
+
+    def central(self, k: int, h: float) -> tuple[float, float] | None:
+        """Return the derivative by a parameter and how far rounding may move it; None where a kink lies between."""
+        here, losses = self.params[k], []
+        try:
+            for factor in (1, -1, 2, -2):
+                self.params[k] = here + factor * h
+                walk = self.batch.walk(self.params)
+                walk.run_to_loss()
+                if self._signs([seen["z"] for seen in walk.layers.values()]) != self.signs:
+                    return None
+                losses.append(walk.loss)
+        finally:
+            self.params[k] = here
+        quotient = (8 * (losses[0] - losses[1]) - (losses[2] - losses[3])) / (12 * h)
+        return quotient, 1.5 * self.rounding / h
+
+    def _signs(self, pre_activations: list[Array]) -> bytes:
+        kinked = [
+            np.sign(z).astype(np.int8).tobytes()
+            for layer, z in zip(self.probe.layers, pre_activations, strict=True)
+            if layer.activation.code in _KINKED
+        ]
+        return b"".join(kinked)
+
+
+def _compare(
+    quotients: _Quotients, k: int, gradient: float, largest: float, step: float, tolerance: float
+) -> tuple[float, float] | None:
+    """Return the relative error of one parameter's gradient, and its resolution; None at a kink."""
+    h = step * max(1.0, abs(quotients.params[k]))
+    found = None
+    for h_now in (h, _FINER * h):
+        central = quotients.central(k, h_now)
+        if central is None:
+            continue
+        quotient, rounding = central
+        scale = max(largest, abs(quotient))
+        found = (abs(gradient - quotient) / scale, rounding / scale) if scale else (0.0, 0.0)
+        if found[0] <= tolerance:
+            break
+    return found
+
+
+def _summary(name: str, drawn: Array, compared: list[tuple[float, float] | None], tolerance: float) -> BlockCheck:
+    known = [(error, limit, int(k)) for k, pair in zip(drawn, compared, strict=True) if pair for error, limit in [pair]]
+    error, _, worst = max(known, default=(0.0, 0.0, -1))
+    return BlockCheck(
+        name=name,
+        error=error,
+        resolution=max((limit for _, limit, _ in known), default=0.0),
+        n_checked=len(known),
+        n_kinks=len(drawn) - len(known),
+        worst=worst,
+        passed=all(error <= tolerance + limit for error, limit, _ in known),
+    )
+
+
+def _in_float64(network: Network) -> Network:
+    """Return a copy of a network whose parameters are float64."""
+    copy = Network(**{**network.spec(), "dtype": "float64"}, initializer="zeros", backend=network.backend)
+    copy.parameters[...] = network.parameters
+    return copy

@@ -1,0 +1,416 @@
+"""The probe: a step plan walked row by row in Python, each row one unfused operation of a backend.
+
+A training step keeps little of what it computes. Here nothing is overwritten: each layer's z, a, delta and gradient stay,
+for a fixed batch. The rows, and their order, are the plan's own; an operation more in the plan is a line more in
+`_OPERATIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import kernels
+from ..data import as_features, as_sample_weight, as_targets, is_sparse, n_samples
+from ..kernels import NONE, Activation, ActivationFunction, Backend, Loss, Op, Source
+from ..losses import as_loss
+from ..network import Network
+from ..plan import Data, Plan, aligned_empty, gradient_plan
+from ..ranges import check_choice, check_range
+from ..run import batch_scales, make_table
+from ..trainer import Trainer
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """What a layer with weights did with a batch. Arrays of a probe without targets have no rows where it has none.
+
+    Attributes
+    ----------
+    activation : ActivationFunction
+    W, b : ndarray of shape (I, O) and (O,), or (0,) without bias
+        Copies: training goes on in others.
+    a_prev : ndarray of shape (B, I)
+        Activations of the layer below, or the samples.
+    z : ndarray of shape (B, O)
+        Pre-activations a_prev W + b.
+    a : ndarray of shape (B, O)
+        Activations.
+    delta : ndarray of shape (B, O)
+        d loss / d z of each sample, times its weight; not divided by the batch.
+    grad_W, grad_b : ndarray of the shapes of W and b
+        Gradient of the batch's loss, penalty included.
+    """
+
+    activation: ActivationFunction
+    W: Array
+    b: Array
+    a_prev: Array
+    z: Array
+    a: Array
+    delta: Array
+    grad_W: Array
+    grad_b: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """What a network did with a batch, layer by layer; see `probe`.
+
+    Attributes
+    ----------
+    layers : tuple of Layer
+    loss : float
+        Of the batch, penalty included; NaN without targets.
+    loss_code : Loss
+    y : ndarray of shape (B, O)
+        Targets, one-hot where they came as class numbers; (0, O) without.
+    sample_weight : ndarray of shape (B,), or (0,)
+    scale : float
+        What the samples' losses and gradients are multiplied by: 1 / (sum of the weights), or 1.
+    backend : str
+    operations : frozenset of Op
+        What the plan consists of.
+    """
+
+    layers: tuple[Layer, ...]
+    loss: float
+    loss_code: Loss
+    y: Array
+    sample_weight: Array
+    scale: float
+    backend: str
+    operations: frozenset[Op]
+
+    @property
+    def n_samples(self) -> int:
+        """B."""
+        return len(self.layers[0].a_prev)
+
+    @property
+    def weights(self) -> tuple[Array, ...]:
+        """Each layer's W."""
+        return tuple(layer.W for layer in self.layers)
+
+    def need_targets(self, what: str) -> None:
+        """Refuse to go on without targets.
+
+        Raises
+        ------
+        ValueError
+            If the probe has none.
+        """
+        if not len(self.y):
+            raise ValueError(f"{what} needs targets, and this probe has none; make it with probe(network, X, y)")
+
+
+def probe(
+    model: Any,
+    X: Any,
+    y: Any = None,
+    *,
+    loss: str | None = None,
+    sample_weight: Any = None,
+    alpha: float = 0.0,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Probe:
+    """Send a batch forward through a network, and its error back, and keep everything; the network is left as it is.
+
+    Parameters
+    ----------
+    model : Network, Trainer or fitted estimator
+        Trained or not. A trainer brings its loss and backend; an estimator may be scikit-learn's own.
+    X : array-like or sparse matrix of shape (n, I)
+        The batch.
+    y : array-like of shape (n,) or (n, O), optional
+        Class numbers or targets. Without them there is no way back: no delta, gradient or loss.
+    loss : str, optional
+        Left out: the trainer's; or cross-entropy for softmax and logistic outputs, Poisson for exp, else squared error.
+    sample_weight : array-like of shape (n,), optional
+    alpha : float
+        L2 penalty, as in `fastbp.Trainer.fit`.
+    reduction : {"mean", "sum"}
+        Whether loss and gradient are divided by the batch's weight sum.
+    backend : str, optional
+        Left out: the model's.
+
+    Returns
+    -------
+    Probe
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not as described.
+
+    Notes
+    -----
+    P&P (2)-(10), Cheng (6)-(8), Book 4.4.
+
+    Examples
+    --------
+    >>> import fastbp
+    >>> net = fastbp.Network((2, 3, 1), output="identity", dtype="float64", random_state=0)
+    >>> seen = fastbp.diagnostics.probe(net, [[1.0, 2.0], [0.0, 1.0]], [1.0, 0.0])
+    >>> seen.layers[0].delta.shape, seen.layers[1].grad_W.shape
+    ((2, 3), (3, 1))
+    """
+    network = as_network(model)
+    batch = Batch.of(model, network, X, y, loss, sample_weight, alpha, reduction, backend)
+    walk = batch.walk(network.parameters)
+    walk.run(has_targets=batch.has_targets)
+    return batch.probe(walk)
+
+
+def as_network(model: Any) -> Network:
+    """Return the network of a trainer, or one like a fitted estimator's.
+
+    Raises
+    ------
+    TypeError
+        If the model is none of these.
+    """
+    if isinstance(model, Network | Trainer):
+        return model if isinstance(model, Network) else model.network
+    if not (hasattr(model, "coefs_") and hasattr(model, "out_activation_")):
+        raise TypeError(f"model is a {type(model).__name__}; pass a Network, a Trainer or a fitted MLP estimator")
+    sizes = [len(model.coefs_[0]), *(W.shape[1] for W in model.coefs_)]
+    functions, settings = (model.activation, model.out_activation_), {"initializer": "zeros"}
+    network = Network(sizes, *functions, dtype=model.coefs_[0].dtype, **settings)  # type: ignore[arg-type]
+    for ours, theirs in zip((*network.weights, *network.biases), (*model.coefs_, *model.intercepts_), strict=True):
+        ours[...] = theirs
+    return network
+
+
+def default_loss(network: Network) -> str:
+    """Return the loss that goes best with a network's output."""
+    usual = {"softmax": "cross_entropy", "logistic": "cross_entropy", "exp": "poisson"}
+    return usual.get(network.functions[-1].name, "squared_error")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A batch made ready for one network: its plan, data and scale; parameters may change from walk to walk."""
+
+    backend: Backend
+    plan: Plan
+    data: dict[str, Array]
+    loss: Loss
+    step: NDArray[np.void]
+    activations: tuple[ActivationFunction, ...]
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        network: Network,
+        X: Any,
+        y: Any,
+        loss: str | None,
+        sample_weight: Any,
+        alpha: float,
+        reduction: str,
+        backend: str | None,
+    ) -> Batch:
+        """Check everything, and return the batch for a network that stands for ``model``."""
+        check_range("alpha", alpha, 0, np.inf, open_high=True)
+        check_choice("reduction", reduction, ("mean", "sum"))
+        if loss is None:
+            loss = model.loss if isinstance(model, Trainer) else default_loss(network)
+        code = Loss.SQUARED_ERROR if y is None else as_loss(loss, network.functions[-1].name)
+        data = as_features(X, network.dtype, network.layer_sizes[0])
+        n, n_outputs = n_samples(data), network.layer_sizes[-1]
+        nothing = {"y": np.empty((0, n_outputs), network.dtype), "classes": np.empty(0, np.int64)}
+        output = network.activations[-1].code
+        data |= nothing if y is None else as_targets(y, network.dtype, n, n_outputs, output, code)
+        data["sample_weight"] = as_sample_weight(sample_weight, network.dtype, n)
+        form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size))
+        plan = gradient_plan(network.layout, network.activations, code, n, form)
+        weights = data["sample_weight"][:, 0] if form.weighted else None
+        step = make_table(1, batch_scales(n, n, weights, reduction), {"l2": alpha})
+        name = backend or (model.backend if isinstance(model, Trainer) else network.backend)
+        return cls(kernels.backend(name), plan, data, code, step, network.activations)
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether there is a way back."""
+        return bool(self.data["y"].size or self.data["classes"].size)
+
+    def walk(self, params: Array) -> Walk:
+        """Return a walk of the plan over this batch with some parameters."""
+        return Walk(self, params)
+
+    def probe(self, walk: Walk) -> Probe:
+        """Return what a walk has seen."""
+        layers = tuple(
+            Layer(function, **seen) for function, seen in zip(self.activations, walk.layers.values(), strict=True)
+        )
+        weight = self.data["sample_weight"][:, 0]
+        scale, operations = float(self.step["grad_scale"][0]), frozenset(Op(op) for op in self.plan.rows["op"])
+        loss = walk.loss if self.has_targets else float("nan")
+        return Probe(layers, loss, self.loss, walk.y, weight, scale, self.backend.name, operations)
+
+
+class Walk:
+    """One walk of a plan: arrays by the place in the workspace that the plan gave them, none written twice.
+
+    Parameters
+    ----------
+    batch : Batch
+    params : ndarray
+        All parameters, in the network's layout.
+
+    Attributes
+    ----------
+    places : dict of int to ndarray
+        What stands at an offset of the plan's workspace.
+    layers : dict of int to dict
+        What each layer did, by the offset of its weights.
+    gradient : ndarray
+        By all parameters, in their layout.
+    """
+
+    def __init__(self, batch: Batch, params: Array) -> None:
+        self.batch, self.backend, self.data = batch, batch.backend, batch.data
+        self.params = aligned_empty(params.size, params.dtype)
+        self.params[...] = params
+        self.gradient = np.zeros_like(self.params)
+        self.order = np.arange(batch.plan.batch_size)
+        self.places: dict[int, Array] = {NONE: np.empty(0, params.dtype)}
+        self.layers: dict[int, dict[str, Array]] = {}
+        self.y = np.empty((0, batch.data["y"].shape[1]), params.dtype)
+        self.data_loss = self.squares = 0.0
+
+    @property
+    def loss(self) -> float:
+        """The batch's loss, penalty included."""
+        step = self.batch.step[0]
+        return float(step["grad_scale"] * (self.data_loss + 0.5 * step["l2"] * self.squares))
+
+    def run(self, *, has_targets: bool = True) -> None:
+        """Walk all rows, or only those that lead forward."""
+        for row in self.batch.plan.rows:
+            if has_targets or (row["op"] in FORWARD and row["source"] in (NONE, Source.X)):
+                self.step(row)
+
+    def run_to_loss(self) -> None:
+        """Walk forward until the loss is known, penalty included."""
+        for row in self.batch.plan.rows:
+            if row["op"] in FORWARD or row["op"] == Op.OUTPUT_DELTA:
+                self.step(row)
+        if self.batch.step["l2"][0]:
+            self.squares = sum(float(np.square(seen["W"], dtype=np.float64).sum()) for seen in self.layers.values())
+
+    def step(self, row: Any) -> None:
+        """Do what one row says.
+
+        Raises
+        ------
+        NotImplementedError
+            If the plan has an operation that is unknown here.
+        """
+        op = Op(row["op"])
+        if op not in _OPERATIONS:
+            raise NotImplementedError(f"the network's plan has a row {op.name}, which diagnostics do not know")
+        _OPERATIONS[op](self, row)
+
+    def new(self, row: Any, place: str, size: str) -> Array:
+        """Return a fresh array for what a row writes at a place; ``size`` names the row's columns."""
+        array = np.empty((len(self.order), int(row[size])), self.params.dtype)
+        self.places[int(row[place])] = array
+        return array
+
+    def at(self, row: Any, place: str) -> Array:
+        """Return what a row reads at a place."""
+        return self.places[int(row[place])]
+
+    def parameters(self, row: Any, flat: Array | None = None) -> tuple[Array, Array]:
+        """Return W and b as a row names them, in the parameters or in an array with their layout."""
+        flat = self.params if flat is None else flat
+        n_in, n_out, W, b = (int(row[name]) for name in ("n_in", "n_out", "W", "b"))
+        return flat[W : W + n_in * n_out].reshape(n_in, n_out), flat[:0] if b == NONE else flat[b : b + n_out]
+
+
+def _gather_rows(walk: Walk, row: Any) -> None:
+    names = {Source.X: "X", Source.Y: "y", Source.SAMPLE_WEIGHT: "sample_weight"}
+    walk.backend.gather_rows(walk.data[names[Source(row["source"])]], walk.order, walk.new(row, "a", "n_out"))
+
+
+def _gather_csr_rows(walk: Walk, row: Any) -> None:
+    csr = (walk.data[name] for name in ("X_data", "X_indices", "X_indptr"))
+    walk.backend.gather_csr_rows(*csr, walk.order, walk.new(row, "a", "n_out"))
+
+
+def _gather_classes(walk: Walk, row: Any) -> None:
+    walk.backend.gather_classes(walk.data["classes"], walk.order, walk.new(row, "a", "n_out"))
+
+
+def _linear_forward(walk: Walk, row: Any) -> None:
+    """Do the product twice, without and with its activation: of z nothing else is left."""
+    a_prev, (W, b), activation = walk.at(row, "a_prev"), walk.parameters(row), _activation(row)
+    z = walk.new(row, "a", "n_out")
+    walk.backend.linear_forward(a_prev, W, b, Activation.IDENTITY, z)
+    a = z
+    if activation.code != Activation.IDENTITY:
+        a = walk.new(row, "a", "n_out")
+        walk.backend.linear_forward(a_prev, W, b, activation, a)
+    none = {"delta": z[:0], "grad_W": W[:0], "grad_b": b[:0]}
+    walk.layers[int(row["W"])] = {"W": W, "b": b, "a_prev": a_prev, "z": z, "a": a, **none}
+
+
+def _activate(walk: Walk, row: Any) -> None:
+    z = walk.at(row, "a_prev")
+    a, saved = walk.new(row, "a", "n_out"), walk.new(row, "saved", "n_out")
+    walk.backend.activate(z, _activation(row), a, saved)
+    list(walk.layers.values())[-1]["a"] = a  # the row stands behind its layer's product
+
+
+def _output_delta(walk: Walk, row: Any) -> None:
+    walk.y, weight = walk.at(row, "y"), walk.at(row, "weight").reshape(-1)
+    known = walk.at(row, "a"), walk.y, weight, _activation(row), Loss(row["loss"])
+    walk.data_loss += walk.backend.output_delta(*known, walk.new(row, "delta", "n_out"))
+
+
+def _activation_delta(walk: Walk, row: Any) -> None:
+    walk.backend.activation_delta(walk.at(row, "a_prev"), _activation(row), walk.at(row, "delta"))
+
+
+def _backprop_delta(walk: Walk, row: Any) -> None:
+    below = walk.at(row, "a_prev"), _activation(row), walk.new(row, "delta_prev", "n_in")
+    walk.backend.backprop_delta(walk.at(row, "delta"), walk.parameters(row)[0], *below)
+
+
+def _linear_grad(walk: Walk, row: Any) -> None:
+    layer, delta = walk.layers[int(row["W"])], walk.at(row, "delta")
+    grad_W, grad_b = walk.parameters(row, walk.gradient)
+    walk.squares += walk.backend.linear_grad(layer["a_prev"], delta, walk.batch.step, layer["W"], grad_W, grad_b)
+    layer.update(delta=delta, grad_W=grad_W, grad_b=grad_b)
+
+
+_OPERATIONS: dict[Op, Callable[[Walk, Any], None]] = {
+    Op.GATHER_ROWS: _gather_rows,
+    Op.GATHER_CSR_ROWS: _gather_csr_rows,
+    Op.GATHER_CLASSES: _gather_classes,
+    Op.LINEAR_FORWARD: _linear_forward,
+    Op.ACTIVATE: _activate,
+    Op.OUTPUT_DELTA: _output_delta,
+    Op.ACTIVATION_DELTA: _activation_delta,
+    Op.BACKPROP_DELTA: _backprop_delta,
+    Op.LINEAR_GRAD: _linear_grad,
+}
+
+FORWARD = frozenset({Op.GATHER_ROWS, Op.GATHER_CSR_ROWS, Op.GATHER_CLASSES, Op.LINEAR_FORWARD, Op.ACTIVATE})
+"""The rows that lead from the samples to the outputs."""
+
+
+def _activation(row: Any) -> ActivationFunction:
+    code = Activation(row["activation"])
+    return ActivationFunction(code, int(row["function"]), float(row["parameter"]), float(row["at_zero"]))
+
