@@ -22,9 +22,13 @@ pytest.importorskip("matplotlib", reason="the examples draw with matplotlib: pip
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem not in ("__main__", "drawing"))
 REDUCED: dict[str, dict[str, Any]] = {
     "digits": {"epochs": 2},
+    "dying_units": {"epochs": 2},
     "drifting_stream": {"n": 400, "n_rates": 4},
+    "error_valuation": {"epochs": 2},
     "initializer_symmetry": {"epochs": 3},
+    "null_weights": {"epochs": 2},
     "universal_approximation": {"widths": (1, 4), "seeds": 1, "epochs": 20},
+    "vanishing_gradients": {"depth": 4, "epochs": 2},
     "xor": {"epochs": 50, "seeds": 2},
 }
 """Arguments of main with which an example is quick; others run as they are."""
