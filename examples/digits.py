@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drawing import PICTURES, draw_confusion, draw_first_layer, new_figure, save
+from drawing import PICTURES, new_figure, save
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
-from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import train_test_split
 
 import fastbp
+from fastbp import plots
 
 
 def main(folder: str | Path = PICTURES, epochs: int = 60) -> Figure:
@@ -25,14 +25,13 @@ def main(folder: str | Path = PICTURES, epochs: int = 60) -> Figure:
     history = trainer.fit(X, y, epochs=epochs, alpha=1e-2)
     predicted = net.predict(X_test)
     accuracy = float((predicted == y_test).mean())
-    confusion = confusion_matrix(y_test, predicted)
     print(f"{len(y)} digits to learn from, {len(y_test)} to test; {net.n_parameters} parameters")
     print(f"training loss after {epochs} epochs: {history.loss[-1]:.4f}")
     print(f"test accuracy: {accuracy:.2%}, {(predicted != y_test).sum()} mistakes")
 
-    figure, axes = new_figure(f"Digits of 8 x 8 pixels, 64-32-10: test accuracy {accuracy:.1%}", 1, 2, height=4.2)
-    draw_confusion(axes[0], confusion)
-    draw_first_layer(axes[1], net.weights[0], side=8)
+    figure, axes = new_figure(f"Digits of 8 x 8 pixels, 64-32-10: test accuracy {accuracy:.1%}", 1, 2, height=3.7)
+    plots.confusion_matrix(y_test, predicted, ax=axes[0]).set_title(f"{len(y_test)} test samples")
+    plots.first_layer_weights(net, (8, 8), 24, ax=axes[1])
     save(figure, "digits", folder)
     return figure
 

@@ -4,7 +4,7 @@
 
 FOLDER holds the four MNIST files, plain or gzipped; left out, it is what the environment variable FASTBP_MNIST says.
 Pixels are grey from 0 to 1, and the largest of ten softmax outputs of a 784-128-10 net is the answer. The picture shows
-the last net: which digits it takes for which, and the first layer's weights of 25 of its hidden units.
+the last net: which digits it takes for which, and the first layer's weights of the 24 largest hidden units.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import sys
 import time
 from typing import Any
 
-from drawing import PICTURES, SKIPPED, draw_confusion, draw_first_layer, new_figure, save
+from drawing import PICTURES, SKIPPED, new_figure, save
 from matplotlib.figure import Figure
-from sklearn.metrics import confusion_matrix
 
 import fastbp
+from fastbp import plots
 from fastbp.datasets import load_mnist
 
 HOW_TO_GET_IT = """skipped: this example needs MNIST, {problem}
@@ -52,9 +52,9 @@ def main(data: tuple[Any, ...], backends: list[str], seeds: list[int], epochs: i
         print(f"{backend:8s} mean test accuracy {statistics.mean(accuracies):.2%}")
 
     title = f"MNIST, 784-128-10 after {epochs} epochs: test accuracy {accuracies[-1]:.2%}"
-    figure, axes = new_figure(title, 1, 2, height=4.2)
-    draw_confusion(axes[0], confusion_matrix(y_test, predicted))
-    draw_first_layer(axes[1], net.weights[0][:, :25], side=28)
+    figure, axes = new_figure(title, 1, 2, height=3.7)
+    plots.confusion_matrix(y_test, predicted, ax=axes[0]).set_title(f"{len(y_test):} test samples")
+    plots.first_layer_weights(net, (28, 28), 24, ax=axes[1])
     save(figure, "mnist", folder)
     return figure
 
