@@ -34,7 +34,7 @@ _LABELS = {
     "zero_activations": ("Activations at zero by layer", "share of activations (%)"),
     "dying_units": ("Dying units by layer: at zero for all samples", "share of units (%)"),
     "null_weights": ("Null weights by layer", "share of weights that are 0 (%)"),
-    "small_weights": ("Small weights by layer", "share of weights near 0 (%)"),
+    "small_weights": ("Small weights by layer", "share of weights up to {tolerance:g} from 0 (%)"),
     "n_dying": ("Dying units by layer: at zero for all samples", "number of units"),
     "n_null": ("Null weights by layer", "number of weights that are 0"),
     "n_weights": ("Weights by layer", "number of weights"),
@@ -121,10 +121,10 @@ def by_layer(record: Diagnostics, measure: str = "gradient_norm", ax: Any = None
         shown = np.where(line > 0, line, np.nan) if is_log else line
         ax.plot(x, shown, color=colour, label=_layer_name(layer, values.shape[1]), **_points(_marker(layer), len(x)))
     title, label = _LABELS.get(measure, (f"{measure.replace('_', ' ').capitalize()} by layer", measure))
-    _finish(ax, title, "steps" if by_step else "epoch", label, log=is_log)
+    _finish(ax, title, "steps" if by_step else "epoch", label.format(tolerance=record.tolerance), log=is_log)
     ax.xaxis.get_major_locator().set_params(integer=True)
     if measure in _SHARES:
-        ax.set_ylim(-3, 103)
+        ax.set_ylim(bottom=-0.03 * max(1, values.max()), top=103 if values.max() > 40 else None)
     ax.legend(frameon=False, fontsize="small", ncols=math.ceil(values.shape[1] / 8))
     return ax
 
@@ -161,11 +161,12 @@ def valuation(found: Valuation, ax: Any = None) -> Any:
         ("estimate B X with ReLU masks", found.masked_estimate, _COLOURS[3], "D", "-."),
     )
     for name, values, colour, marker, style in lines:
-        ax.plot(layers, np.where(values > 0, values, np.nan), style, color=colour, marker=marker, label=name)
+        shown = np.where(values > 0, values, np.nan)
+        ax.plot(layers, shown, linestyle=style, color=colour, marker=marker, linewidth=1.6, label=name)
     title = f"Valuation of the error by layer ({found.positive.mean():.0%} of U at least 0)"
     _finish(ax, title, "layer", "norm (root mean square over samples)", log=_is_positive(found.error))
     ax.set_xticks(layers)
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False, fontsize="small")
     return ax
 
 
@@ -249,10 +250,11 @@ def first_layer_weights(network: Network, shape: tuple[int, int], n_units: int =
     for place, unit in enumerate(units):
         top, left = place // n_columns * (height + 1), place % n_columns * (width + 1)
         mosaic[top : top + height, left : left + width] = W[:, unit].reshape(shape)
-    ax = _axes(ax, figsize=(8.0, 8.0 * (n_rows * height) / (n_columns * width) * 0.85 + 0.8))
+    ax = _axes(ax, figsize=(8.0, 6.6 * mosaic.shape[0] / mosaic.shape[1] + 0.7))
     limit = float(np.abs(W[:, units]).max()) or 1.0
     image = ax.imshow(mosaic, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    ax.figure.colorbar(image, ax=ax, label="weight")
+    ax.set_facecolor("0.35")  # between the images, where white would read as weights of 0
+    ax.figure.colorbar(image, ax=ax, label="weight", pad=0.02)
     ax.set(xticks=[], yticks=[], xlabel=f"input pixels, {width} across", ylabel=f"input pixels, {height} down")
     ax.set_title(f"Weights of {len(units)} of the {W.shape[1]} units in layer 1")
     return ax
@@ -288,7 +290,8 @@ def activations(probe: Probe, bins: int = 50, ax: Any = None) -> Any:
         shares = 100 * np.histogram(a, edges)[0] / a.size
         label = f"{_layer_name(layer, len(arrays))}: {(a == 0).mean():.0%} at zero"
         style = ("-", "--", "-.", ":")[(layer - 1) % 4]
-        ax.stairs(np.where(shares > 0, shares, np.nan), edges, color=colour, linewidth=1.8, linestyle=style, label=label)
+        shown = np.where(shares > 0, shares, np.nan)
+        ax.stairs(shown, edges, color=colour, linewidth=1.8, linestyle=style, label=label)
     _finish(ax, f"Activations by layer, {probe.n_samples} samples", "activation a", "share of the layer (%)", log=True)
     ax.legend(frameon=False, fontsize="small")
     return ax

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -480,12 +481,8 @@ def test_the_demo_compares_and_draws(fastbp_: Shell) -> None:
 
 
 def test_the_demo_goes_on_without_matplotlib(fastbp_: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastbp import demo
-
-    find_spec = demo.importlib.util.find_spec
-    monkeypatch.setattr(
-        demo.importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name)
-    )
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
     out = fastbp_("demo", "--max-iter", 2)
     assert "pip install 'fastbp[plot]'" in out
     assert not os.listdir()

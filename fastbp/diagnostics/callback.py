@@ -52,7 +52,8 @@ class Diagnostics(Callback):
     Raises
     ------
     ValueError, TypeError
-        If an argument is not as described; from ``fit``, before anything changes, if the batch does not fit the network.
+        If an argument is not as described; from ``fit``, before anything changes, if the batch does not fit the
+        network.
 
     Notes
     -----
@@ -89,7 +90,10 @@ class Diagnostics(Callback):
         self.X, self.y, self.alpha, self.tolerance = X, y, alpha, tolerance
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
         self.measures = _as_measures(measures, y is not None)
-        self._functions = {**MEASURES, "null_weights": functools.partial(null_weights, tolerance=tolerance)}
+        self._functions: dict[str, Callable[[Probe], ByLayer]] = {
+            **MEASURES,
+            "null_weights": functools.partial(null_weights, tolerance=tolerance),
+        }
         self._cuts: list[tuple[int, int]] = []
         self._rows: dict[str, list[Array]] = {}
         self._epochs_before = 0

@@ -69,7 +69,7 @@ class Norms(ByLayer):
 
 
 def norms(probe: Probe) -> Norms:
-    """Measure gradients and errors by layer: do they vanish or explode on their way down?
+    """Measure gradients and errors by layer, to see whether they vanish or explode on their way down.
 
     Parameters
     ----------
@@ -87,8 +87,8 @@ def norms(probe: Probe) -> Norms:
 
     Notes
     -----
-    Cheng 9.3, SE, Book 4.5.1. On its way down a layer the error is multiplied by W^T and act'. The logistic's act' is at
-    most 0.25, so that delta shrinks to a quarter or less where ||W|| is 1; ReLU's is 0 or 1.
+    Cheng 9.3, SE, Book 4.5.1. On its way down a layer the error is multiplied by W^T and act'. The logistic's act' is
+    at most 0.25, so that delta shrinks to a quarter or less where ||W|| is 1; ReLU's is 0 or 1.
 
     Examples
     --------

@@ -43,7 +43,7 @@ class Valuation(ByLayer):
     positive : ndarray of shape (L,)
         Share of the U^l, over samples and units, that are at least 0, as (11) and (12) want them.
     holds : ndarray of shape (L,), dtype bool
-        Whether all ReLU units of the layers above l have the derivative 1, so that (11), (12) hold on the way down to l.
+        Whether all units of the layers above l have the derivative 1 throughout, so that (11), (12) hold down to l.
     errors, estimates, exacts, masked_estimates, masked_exacts : tuple of ndarray of shape (B, O)
     chain : tuple of ndarray of shape (O, O)
         B_l, without masks.
@@ -78,8 +78,8 @@ def valuation(probe: Probe) -> Valuation:
         E^l = B_l X^l - P_l^T (Y - c_l)                                exact where F is the identity above l
         ||E^l|| <= ||W^L||_2 ... ||W^(l+1)||_2 ||E^L||                 always, for 0 <= F' <= 1
 
-    Biases are no obstacle: X^L = P_l X^l + c_l, with c_l what the biases b^(l+1), ..., b^L alone bring to the output. P&P
-    have none, so that c_l = 0. The estimate leaves it out as it leaves out Y. With masks each W^l stands behind the
+    Biases are no obstacle: X^L = P_l X^l + c_l, with c_l what the biases b^(l+1), ..., b^L alone bring to the output.
+    P&P have none, so that c_l = 0. The estimate leaves it out as it leaves out Y. With masks each W^l stands behind the
     sample's own diagonal matrix F'(U^l); the exact form then holds for all samples.
 
     Parameters
@@ -103,8 +103,8 @@ def valuation(probe: Probe) -> Valuation:
     P&P (11)-(18). Where they err: (13) drops Y, so that B_l X^l is no bound, and not even near the error once the
     network has learnt: it then values the output, the error being its distance from Y. ||B_l|| ||X^l|| bounds nothing
     either: it is 0 where X^l is 0, and the error need not be. That E^1 "depends directly on X^0" does not follow from
-    (16), where error and X are of the same layer; it takes (15) once more, which brings W^1 in. At U = 0 their (12) takes
-    the derivative for 1, which is a choice (see `fastbp.ReLU`); ``holds`` goes by the network's own.
+    (16), where error and X are of the same layer; it takes (15) once more, which brings W^1 in. At U = 0 their (12)
+    takes the derivative for 1, which is a choice (see `fastbp.ReLU`); ``holds`` goes by the network's own.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """The probe: a step plan walked row by row in Python, each row one unfused operation of a backend.
 
-A training step keeps little of what it computes. Here nothing is overwritten: each layer's z, a, delta and gradient stay,
-for a fixed batch. The rows, and their order, are the plan's own; an operation more in the plan is a line more in
+A training step keeps little of what it computes. Here nothing is overwritten: each layer's z, a, delta and gradient
+stay, for a fixed batch. The rows, and their order, are the plan's own; an operation more in the plan is a line more in
 `_OPERATIONS`.
 """
 
@@ -413,4 +413,3 @@ FORWARD = frozenset({Op.GATHER_ROWS, Op.GATHER_CSR_ROWS, Op.GATHER_CLASSES, Op.L
 def _activation(row: Any) -> ActivationFunction:
     code = Activation(row["activation"])
     return ActivationFunction(code, int(row["function"]), float(row["parameter"]), float(row["at_zero"]))
-
