@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -348,6 +349,11 @@ def test_networks_without_such_a_valuation_are_refused() -> None:
         value("leaky_relu", "identity")
     with pytest.raises(ValueError, match="which 'exp' does not give"):
         value("relu", "exp", loss="poisson")
+    seen = diagnostics.probe(fastbp.Network((4, 5, 3), output="identity"), X, np.abs(VALUES))
+    with pytest.raises(ValueError, match=r"E\^L = X\^L - Y, which is squared error's; the loss is 'poisson'"):
+        diagnostics.valuation(dataclasses.replace(seen, loss_code=kernels.Loss.POISSON))
+    with pytest.raises(ValueError, match="this network has CLIP_NORM"):
+        diagnostics.valuation(dataclasses.replace(seen, operations=seen.operations | {kernels.Op.CLIP_NORM}))
     with pytest.raises(ValueError, match="make the probe without sample_weight"):
         value("relu", "identity", weight=np.ones(7))
 
@@ -375,8 +381,10 @@ def test_gradients_pass_the_check(backend_name: str, hidden: Any, output: str, l
     assert found.passed
     assert found.error < 1e-8
     assert [block.name for block in found.blocks] == ["W1", "W2", "W3", "b1", "b2", "b3"][: 3 if options else 6]
-    assert all(block.n_checked + block.n_kinks == W.size for block, W in zip(found.blocks, net.weights, strict=False))
-    assert sum(block.n_kinks for block in found.blocks) == 0
+    assert all(
+        block.n_checked + block.n_left_out == W.size for block, W in zip(found.blocks, net.weights, strict=False)
+    )
+    assert sum(block.n_left_out for block in found.blocks) == 0
 
 
 @pytest.mark.source("S24", "Cheng 9.2", "SE")
@@ -415,7 +423,7 @@ def test_a_kink_is_no_error() -> None:
         found = diagnostics.check_gradient(net, [[0.0]], [2.0])
         by_name = {block.name: block for block in found.blocks}
         assert found.passed
-        assert (by_name["b1"].n_checked, by_name["b1"].n_kinks, by_name["b1"].worst) == (0, 1, -1)
+        assert (by_name["b1"].n_checked, by_name["b1"].n_left_out, by_name["b1"].worst) == (0, 1, -1)
         assert by_name["W1"].n_checked == 1  # x = 0: no step of the weight moves z
         assert by_name["b2"].n_checked == 1
 
@@ -427,7 +435,19 @@ def test_near_a_kink_a_finer_step_is_taken() -> None:
         net.parameters[...] = 1, 1, z, 0.5
         found = diagnostics.check_gradient(net, [[0.0]], [2.0])
         assert found.passed
-        assert [block.n_kinks for block in found.blocks] == [0, 0, 0, 0]
+        assert [block.n_left_out for block in found.blocks] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("output", ["softmax", "logistic"])
+def test_where_cross_entropy_is_clipped_nothing_is_compared(output: str) -> None:
+    """Its loss is flat there, its gradient is not."""
+    net = fastbp.Network((2, 2), output=output, bias=False, dtype="float64")
+    net.weights[0][...] = np.diag([100, -100])
+    wrong = diagnostics.check_gradient(net, [[1.0, 1.0]], [[0.0, 1.0]])
+    assert (wrong.blocks[0].n_checked, wrong.blocks[0].n_left_out) == (0, 4)
+    right = diagnostics.check_gradient(net, [[1.0, 1.0]], [[1.0, 0.0]])
+    assert right.passed
+    assert right.blocks[0].n_checked == 4
 
 
 def test_large_inputs_and_drawn_parameters_pass() -> None:

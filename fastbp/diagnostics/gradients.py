@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels import Activation
+from ..kernels import Activation, Loss
 from ..network import Network
 from ..ranges import check_range, check_whole
 from .layers import text
@@ -41,12 +41,13 @@ class BlockCheck:
     error : float
         The largest difference between gradient and difference quotient, relative to the largest gradient of the block.
     resolution : float
-        Up to what relative error rounding of the losses alone may bring about.
+        What relative error rounding of the losses alone may bring about, an estimate: where it is above the tolerance,
+        so much less is known.
     n_checked : int
         Parameters whose derivative was compared.
-    n_kinks : int
-        Parameters left out, since any step moves a pre-activation onto, off or across the kink of its activation: a
-        difference quotient is no derivative there.
+    n_left_out : int
+        Parameters that were not, since a difference quotient is no derivative there: any step moves a pre-activation
+        onto, off or across the kink of its activation, or cross-entropy clips an output.
     worst : int
         Number, in the flat buffer, of the parameter with the largest error; -1 where none was compared.
     passed : bool
@@ -57,7 +58,7 @@ class BlockCheck:
     error: float
     resolution: float
     n_checked: int
-    n_kinks: int
+    n_left_out: int
     worst: int
     passed: bool
 
@@ -89,9 +90,9 @@ class GradientCheck:
         """Print the blocks on stdout, a line each."""
         from ..terminal import show_table
 
-        columns = ("block", "largest error", "resolution", "checked", "at kinks", "passed")
+        columns = ("block", "largest error", "resolution", "checked", "left out", "passed")
         rows = [
-            (block.name, *map(text, (block.error, block.resolution, block.n_checked, block.n_kinks, block.passed)))
+            (block.name, *map(text, (block.error, block.resolution, block.n_checked, block.n_left_out, block.passed)))
             for block in self.blocks
         ]
         title = f"Gradient against central differences, tolerance {self.tolerance:g}"
@@ -118,8 +119,9 @@ def check_gradient(
     The derivative by a parameter p is taken for (8 (L(p+h) - L(p-h)) - (L(p+2h) - L(p-2h))) / (12 h), whose error is of
     order h^4. Where a pre-activation changes its sign between these points (or leaves 0) and its activation has a kink
     there, the quotient mixes two derivatives; it is then taken again with a hundredth of h, and if the kink is still
-    between the points, the parameter is counted as one at a kink and not compared: what the derivative is there is a
-    choice, which no quotient can check. The same finer step is tried where the two do not agree.
+    between the points, the parameter is left out: which derivative holds there is a choice, not for quotients to check.
+    The same finer step is tried where the two do not agree. All parameters are left out where a probability is so far
+    off its target that cross-entropy clips it: the loss is flat there, and its gradient, on purpose, is not.
 
     Parameters
     ----------
@@ -146,8 +148,7 @@ def check_gradient(
 
     Notes
     -----
-    Cheng 9.2, SE. Where a probability is so near to 0 or 1 that cross-entropy clips it, the loss is flat and the
-    gradient is not: such outputs do not pass.
+    Cheng 9.2, SE.
 
     Examples
     --------
@@ -179,7 +180,9 @@ def check_gradient(
                 drawn = np.sort(rng.choice(drawn, per_block, replace=False))
             largest = float(np.abs(walk.gradient[block]).max())
             reach = quotients.reach(index) if letter == "W" else 1.0
-            compared = [_compare(quotients, k, walk.gradient[k], largest, step / reach, tolerance) for k in drawn]
+            compared = [
+                _compare(quotients, k, float(walk.gradient[k]), largest, step / reach, tolerance) for k in drawn
+            ]
             blocks.append(_summary(f"{letter}{index + 1}", drawn, compared, tolerance))
     return GradientCheck(tuple(blocks), tolerance)
 
@@ -191,15 +194,21 @@ class _Quotients:
         self.batch, self.params, self.probe = batch, params.copy(), probe
         self.signs = self._signs([layer.z for layer in probe.layers])
         products = [np.abs(layer.delta) * (np.abs(layer.a_prev) @ np.abs(layer.W)) for layer in probe.layers]
-        size = abs(probe.loss) + probe.scale * sum(float(product.sum()) for product in products)
-        self.rounding = 4 * np.finfo(np.float64).eps * size  # of a loss
+        weight = probe.sample_weight[:, None] if probe.sample_weight.size else 1.0
+        products.append(weight * _through_output(probe))
+        self.is_clipped = _is_clipped(probe)
+        with np.errstate(over="ignore"):  # then nothing is known, and the resolution says so
+            size = abs(probe.loss) + probe.scale * float(np.sqrt(sum(np.square(one).sum() for one in products)))
+        self.rounding = 4 * np.finfo(np.float64).eps * size  # of a loss, each product's error on its own
 
     def reach(self, index: int) -> float:
         """Return how far a layer's inputs carry a step of its weights."""
         return max(1.0, float(np.abs(self.probe.layers[index].a_prev).max()))
 
     def central(self, k: int, h: float) -> tuple[float, float] | None:
-        """Return the derivative by a parameter and how far rounding may move it; None where a kink lies between."""
+        """Return the derivative by a parameter and how far rounding may move it; None where there is none."""
+        if self.is_clipped:
+            return None
         here, losses = self.params[k], []
         try:
             for factor in (1, -1, 2, -2):
@@ -226,7 +235,7 @@ class _Quotients:
 def _compare(
     quotients: _Quotients, k: int, gradient: float, largest: float, step: float, tolerance: float
 ) -> tuple[float, float] | None:
-    """Return the relative error of one parameter's gradient, and its resolution; None at a kink."""
+    """Return the relative error of one parameter's gradient, and its resolution; None where it is left out."""
     h = step * max(1.0, abs(quotients.params[k]))
     found = None
     for h_now in (h, _FINER * h):
@@ -235,10 +244,30 @@ def _compare(
             continue
         quotient, rounding = central
         scale = max(largest, abs(quotient))
-        found = (abs(gradient - quotient) / scale, rounding / scale) if scale else (0.0, 0.0)
+        found = (0.0, 0.0)
+        if scale:
+            found = abs(gradient - quotient) / scale, rounding / scale
         if found[0] <= tolerance:
             break
     return found
+
+
+def _through_output(probe: Probe) -> Array:
+    """Return what relative errors of the outputs do to the loss, |a d loss / d a|, which is large near 1 - a = 0."""
+    a, error = probe.layers[-1].a, np.abs(probe.layers[-1].a - probe.y)
+    if probe.loss_code == Loss.SQUARED_ERROR:
+        return error * np.abs(a)
+    if probe.loss_code == Loss.BINARY_CROSS_ENTROPY:
+        return error / np.maximum(1 - a, np.finfo(np.float64).eps)
+    return error if probe.loss_code == Loss.POISSON else probe.y
+
+
+def _is_clipped(probe: Probe) -> bool:
+    """Tell whether cross-entropy clips a probability, to [eps, 1 - eps], that is not where its target is."""
+    if probe.loss_code not in (Loss.CROSS_ENTROPY, Loss.BINARY_CROSS_ENTROPY):
+        return False
+    a, eps = probe.layers[-1].a, np.finfo(np.float64).eps
+    return bool((((a < eps) | (a > 1 - eps)) & (np.abs(a - probe.y) > eps)).any())
 
 
 def _summary(name: str, drawn: Array, compared: list[tuple[float, float] | None], tolerance: float) -> BlockCheck:
@@ -249,7 +278,7 @@ def _summary(name: str, drawn: Array, compared: list[tuple[float, float] | None]
         error=error,
         resolution=max((limit for _, limit, _ in known), default=0.0),
         n_checked=len(known),
-        n_kinks=len(drawn) - len(known),
+        n_left_out=len(drawn) - len(known),
         worst=worst,
         passed=all(error <= tolerance + limit for error, limit, _ in known),
     )

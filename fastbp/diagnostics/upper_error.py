@@ -11,12 +11,22 @@ from numpy.typing import NDArray
 from .. import kernels
 from ..kernels import Activation, Loss, Op
 from .layers import ByLayer
-from .walk import FORWARD, Layer, Probe
+from .walk import Layer, Probe
 
 Array = NDArray[Any]
 
 _FUNCTIONS = (Activation.IDENTITY, Activation.RELU, Activation.RELU_AT_ZERO)
-_OPERATIONS = FORWARD | {Op.OUTPUT_DELTA, Op.ACTIVATION_DELTA, Op.BACKPROP_DELTA, Op.LINEAR_GRAD}
+_OPERATIONS = {
+    Op.GATHER_ROWS,
+    Op.GATHER_CSR_ROWS,
+    Op.GATHER_CLASSES,
+    Op.LINEAR_FORWARD,
+    Op.ACTIVATE,
+    Op.OUTPUT_DELTA,
+    Op.ACTIVATION_DELTA,
+    Op.BACKPROP_DELTA,
+    Op.LINEAR_GRAD,
+}
 
 
 @dataclass(frozen=True, eq=False)

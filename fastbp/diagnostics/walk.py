@@ -165,7 +165,10 @@ def probe(
     network = as_network(model)
     batch = Batch.of(model, network, X, y, loss, sample_weight, alpha, reduction, backend)
     walk = batch.walk(network.parameters)
-    walk.run(has_targets=batch.has_targets)
+    if batch.has_targets:
+        walk.run()
+    else:
+        walk.run_to_outputs()
     return batch.probe(walk)
 
 
@@ -182,8 +185,14 @@ def as_network(model: Any) -> Network:
     if not (hasattr(model, "coefs_") and hasattr(model, "out_activation_")):
         raise TypeError(f"model is a {type(model).__name__}; pass a Network, a Trainer or a fitted MLP estimator")
     sizes = [len(model.coefs_[0]), *(W.shape[1] for W in model.coefs_)]
-    functions, settings = (model.activation, model.out_activation_), {"initializer": "zeros"}
-    network = Network(sizes, *functions, dtype=model.coefs_[0].dtype, **settings)  # type: ignore[arg-type]
+    network = Network(
+        sizes,
+        model.activation,
+        model.out_activation_,
+        dtype=model.coefs_[0].dtype,
+        initializer="zeros",
+        backend=getattr(model, "backend", "auto"),
+    )
     for ours, theirs in zip((*network.weights, *network.biases), (*model.coefs_, *model.intercepts_), strict=True):
         ours[...] = theirs
     return network
@@ -294,17 +303,25 @@ class Walk:
         step = self.batch.step[0]
         return float(step["grad_scale"] * (self.data_loss + 0.5 * step["l2"] * self.squares))
 
-    def run(self, *, has_targets: bool = True) -> None:
-        """Walk all rows, or only those that lead forward."""
+    def run(self) -> None:
+        """Walk all rows."""
         for row in self.batch.plan.rows:
-            if has_targets or (row["op"] in FORWARD and row["source"] in (NONE, Source.X)):
+            self.step(row)
+
+    def run_to_outputs(self) -> None:
+        """Walk the rows before the loss, but for those that gather targets and their weights."""
+        for row in self.batch.plan.rows:
+            if row["op"] == Op.OUTPUT_DELTA:
+                return
+            if row["source"] in (NONE, Source.X):
                 self.step(row)
 
     def run_to_loss(self) -> None:
-        """Walk forward until the loss is known, penalty included."""
+        """Walk the rows until the loss is known, penalty included."""
         for row in self.batch.plan.rows:
-            if row["op"] in FORWARD or row["op"] == Op.OUTPUT_DELTA:
-                self.step(row)
+            self.step(row)
+            if row["op"] == Op.OUTPUT_DELTA:
+                break
         if self.batch.step["l2"][0]:
             self.squares = sum(float(np.square(seen["W"], dtype=np.float64).sum()) for seen in self.layers.values())
 
@@ -353,14 +370,15 @@ def _gather_classes(walk: Walk, row: Any) -> None:
 
 
 def _linear_forward(walk: Walk, row: Any) -> None:
-    """Do the product twice, without and with its activation: of z nothing else is left."""
+    """Do product and activation one after the other: fused, they leave no z. Softmax has only the fused form."""
     a_prev, (W, b), activation = walk.at(row, "a_prev"), walk.parameters(row), _activation(row)
     z = walk.new(row, "a", "n_out")
     walk.backend.linear_forward(a_prev, W, b, Activation.IDENTITY, z)
-    a = z
-    if activation.code != Activation.IDENTITY:
-        a = walk.new(row, "a", "n_out")
+    a = z if activation.code == Activation.IDENTITY else walk.new(row, "a", "n_out")
+    if activation.code == Activation.SOFTMAX:
         walk.backend.linear_forward(a_prev, W, b, activation, a)
+    elif a is not z:
+        walk.backend.activate(z, activation, a, z[:0])
     none = {"delta": z[:0], "grad_W": W[:0], "grad_b": b[:0]}
     walk.layers[int(row["W"])] = {"W": W, "b": b, "a_prev": a_prev, "z": z, "a": a, **none}
 
@@ -405,9 +423,6 @@ _OPERATIONS: dict[Op, Callable[[Walk, Any], None]] = {
     Op.BACKPROP_DELTA: _backprop_delta,
     Op.LINEAR_GRAD: _linear_grad,
 }
-
-FORWARD = frozenset({Op.GATHER_ROWS, Op.GATHER_CSR_ROWS, Op.GATHER_CLASSES, Op.LINEAR_FORWARD, Op.ACTIVATE})
-"""The rows that lead from the samples to the outputs."""
 
 
 def _activation(row: Any) -> ActivationFunction:
