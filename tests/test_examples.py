@@ -21,6 +21,7 @@ pytest.importorskip("matplotlib", reason="the examples draw with matplotlib: pip
 
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem not in ("__main__", "drawing"))
 REDUCED: dict[str, dict[str, Any]] = {
+    "batch_norm_dropout": {"epochs": 2, "seeds": 1},
     "digits": {"epochs": 2},
     "dying_units": {"epochs": 2},
     "drifting_stream": {"n": 400, "n_rates": 4},
