@@ -27,6 +27,10 @@ pytest: $(VENV)/installed-dev
 test-exhaustive: $(VENV)/installed-dev
 	$(BIN)/pytest -n auto -m exhaustive tests
 
+# Each prints its result and writes examples/pictures/NAME.png; FASTBP_MNIST names the folder with MNIST's files.
+examples: $(VENV)/installed-plot
+	$(BIN)/python examples
+
 # The drop-in tests on each supported minor release of scikit-learn, each in an environment of its own.
 test-sklearn-versions: $(addprefix test-sklearn-,$(SKLEARN_VERSIONS))
 
