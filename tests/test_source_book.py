@@ -347,6 +347,148 @@ def test_descent_converges_faster_on_normalised_inputs(ops: Operations) -> None:
     np.testing.assert_allclose(net.forward(scale.transform(later)), later @ coefficients, atol=1e-4)
 
 
+# ------------------------------------------------------------------------------------------- 4.6.3 batch normalisation
+
+
+@pytest.mark.source("S14", "Book 4.6.3")
+@pytest.mark.parametrize("n", [2, 5, 64, 131])
+def test_every_unit_is_normalised_scaled_and_shifted(ops: Operations, n: int) -> None:
+    """mu_j, sigma_j^2 over the mini-batch; zbar = (z - mu) / sqrt(sigma^2 + eps); gamma zbar + beta.
+
+    The Book's variance divides by m, which it has as the number of all samples elsewhere: here it is the batch's.
+    """
+    rng = np.random.default_rng(n)
+    z = 3 * rng.standard_normal((n, 6)) + rng.standard_normal(6)
+    gamma, beta, eps = rng.uniform(0.5, 2, 6), rng.standard_normal(6), 1e-3
+    mu = sum(z[i] for i in range(n)) / n
+    variance = sum((z[i] - mu) ** 2 for i in range(n)) / n
+    bar = (z - mu) / np.sqrt(variance + eps)
+    a, normalized = (np.empty_like(ops.array(z)) for _ in range(2))
+    rstd, mean, running = np.empty(6, ops.dtype), ops.array(np.ones(6)), ops.array(np.ones(6))
+    affine = ops.array(gamma), ops.array(beta)
+    ops.backend.batch_norm(ops.array(z), *affine, eps, 0.25, "tanh", normalized, rstd, mean, running, a)
+    ops.close(normalized, bar)
+    ops.close(a, np.tanh(gamma * bar + beta))
+    ops.close(mean, 0.75 + 0.25 * mu)
+    ops.close(running, 0.75 + 0.25 * variance * n / (n - 1))
+
+
+@pytest.mark.source("S14", "Book 4.6.3")
+def test_prediction_normalises_by_what_training_has_seen(ops: Operations) -> None:
+    """A sample is predicted alike in any batch, with the running mean and variance."""
+    rng = np.random.default_rng(0)
+    X, y = 2 + 3 * rng.standard_normal((60, 4)), rng.integers(0, 3, 60)
+    options: dict[str, Any] = {"dtype": ops.dtype, "backend": ops.backend.name, "random_state": 0}
+    net = fastbp.Network((4, 5, 3), batch_norm=True, **options)
+    ops.trainer(net, "cross_entropy", learning_rate=0.1, batch_size=20).fit(X, y, epochs=30)
+    mean, variance = net.running_means[0], net.running_variances[0]
+    assert abs(mean).max() > 0.5
+    bar = (X @ net.weights[0] - mean) / np.sqrt(variance + 1e-5)
+    z = relu(net.gammas[0] * bar + net.biases[0]) @ net.weights[1] + net.biases[1]
+    ops.close(net.forward(X), np.exp(z) / np.exp(z).sum(axis=1, keepdims=True))
+    np.testing.assert_array_equal(net.forward(X)[7:8], net.forward(X[7:8]))
+
+
+@pytest.mark.source("S14", "Book 4.6.2")
+def test_a_higher_learning_rate_without_exploding(ops: Operations) -> None:
+    """What batch normalisation enables: at a rate that overthrows the plain network, the normalised one learns."""
+    rng = np.random.default_rng(0)
+    X = 20 * rng.standard_normal((200, 10))
+    y = (X[:, 0] * X[:, 1] > 0).astype(int)
+
+    def accuracy(batch_norm: bool) -> float:
+        options: dict[str, Any] = {"dtype": ops.dtype, "backend": ops.backend.name, "random_state": 0}
+        net = fastbp.Network((10, 20, 20, 2), batch_norm=batch_norm, **options)
+        ops.trainer(net, "cross_entropy", learning_rate=0.5, batch_size=50).fit(X, y, epochs=60)
+        return float(np.mean(net.predict(X) == y))
+
+    assert accuracy(True) > 0.95
+    assert accuracy(False) < 0.8
+
+
+# ------------------------------------------------------------------------------------------- 4.7 dropout
+
+
+@pytest.mark.source("S15", "Book 4.7.1")
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.8, 1.0])
+def test_each_unit_is_kept_with_probability_p(ops: Operations, p: float) -> None:
+    """Another random selection in each step, of each sample and unit; what is kept is divided by p at once."""
+    steps, shape = 30, (40, 33)
+    masks = np.empty((steps, *shape))
+    for number in range(steps):
+        a = np.full(shape, 2, ops.dtype)
+        saved = np.empty(shape, ops.dtype)
+        step = kernels.step_table(seed=5, number=number)
+        ops.backend.dropout(a, "identity", p, 1, step, saved)
+        masks[number] = a / 2
+        np.testing.assert_array_equal(saved, a / 2)
+    ops.close(np.unique(masks), np.unique([0, 1 / p]) if p < 1 else [1])
+    kept = masks > 0
+    deviation = np.sqrt(p * (1 - p))
+    for axes in ((1, 2), (0, 2), (0, 1), (0, 1, 2)):  # by step, by sample, by unit, and in all
+        count = np.prod([kept.shape[axis] for axis in axes])
+        assert np.abs(kept.mean(axis=axes) - p).max() <= 4.5 * deviation / np.sqrt(count)
+    if 0 < p < 1:  # neighbours in step, sample and unit know nothing of each other
+        for axis in range(3):
+            first, second = np.split(kept.take(range(kept.shape[axis] // 2 * 2), axis), 2, axis)
+            both = np.mean((first - p) * (second - p))
+            assert abs(both) <= 4.5 * deviation**2 / np.sqrt(first.size)
+
+
+@pytest.mark.source("S15", "Book 4.7.2")
+def test_the_average_over_all_thinned_networks(ops: Operations) -> None:
+    """Of M hidden and visible units there are 2^M thinned networks; prediction takes all units, weights times p.
+
+    Of a network that is linear above the dropped units that is the average itself, and for a softmax over dropped units
+    the geometric mean, normalised. Inverted dropout has the weights of prediction; the Book's are 1 / p times as large.
+    """
+    rng, p, q = np.random.default_rng(0), 0.6, 0.7
+    x, W, V = rng.standard_normal(4), rng.standard_normal((5, 4)), rng.standard_normal((3, 5))
+    hidden = ops.network([np.eye(4), V @ W], (), "identity", "identity")  # dropped, then linear
+    soft = ops.network([W[:3]], (), "relu", "softmax")
+    average, log_mean = np.zeros(3), np.zeros(3)
+    for kept in itertools.product([0, 1], repeat=4):
+        probability = np.prod([q if one else 1 - q for one in kept])
+        thinned = np.array(kept) * x / q
+        average += probability * (V @ W @ thinned)
+        z = W[:3] @ thinned
+        log_mean += probability * (z - np.log(np.exp(z).sum()))
+    ops.close(hidden.forward([x])[0], average)
+    ops.close(soft.forward([x])[0], np.exp(log_mean) / np.exp(log_mean).sum())
+
+    options: dict[str, Any] = {"dtype": ops.dtype, "backend": ops.backend.name, "random_state": 0}
+    dropped = fastbp.Network((4, 5, 3), "relu", "identity", dropout=fastbp.Dropout(p, inputs=q), **options)
+    plain = fastbp.Network((4, 5, 3), "relu", "identity", **options)
+    np.testing.assert_array_equal(dropped.forward([x]), plain.forward([x]))
+
+
+@pytest.mark.source("S15", "Book 4.7.1")
+def test_a_step_updates_one_thinned_network(ops: Operations) -> None:
+    """The step is that of the network without the dropped units, hidden and visible, with the kept ones scaled up."""
+    rng, p, q = np.random.default_rng(1), 0.5, 0.75
+    X, Y = rng.standard_normal((20, 8)), rng.standard_normal((20, 3))
+    options: dict[str, Any] = {"dtype": ops.dtype, "backend": ops.backend.name, "random_state": 0}
+    net = fastbp.Network((8, 9, 3), "tanh", "identity", dropout=fastbp.Dropout(p, inputs=q), **options)
+    trainer = ops.trainer(net, learning_rate=1.0, batch_size="full")
+    step = kernels.step_table(seed=trainer._seed, number=0)
+    masks = []
+    for stream, (width, probability) in enumerate(((8, q), (9, p))):
+        mask = np.ones((20, width), ops.dtype)
+        ops.backend.dropout(mask, "identity", probability, stream, step, mask[:0])
+        masks.append(mask)
+    W, V, b, c = (array.astype(np.float64) for array in (*net.weights, *net.biases))
+    thinned = X * masks[0]
+    h = np.tanh(thinned @ W + b)
+    E = h * masks[1] @ V + c - Y
+    below = (E @ V.T) * masks[1] * (1 - h**2)
+    before = [array.copy() for array in (*net.weights, *net.biases)]
+    loss = trainer.fit(X, Y, reduction="sum", shuffle=False).loss[0]
+    wanted = thinned.T @ below, (h * masks[1]).T @ E, below.sum(axis=0), E.sum(axis=0)
+    assert loss == pytest.approx(0.5 * (E**2).sum(), rel=1e-5)
+    for start, now, gradient in zip(before, (*net.weights, *net.biases), wanted, strict=True):
+        ops.close(start - now, gradient)
+
+
 # ------------------------------------------------------------------------------------------- 4.8 handwritten digits
 
 

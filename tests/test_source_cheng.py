@@ -161,6 +161,24 @@ def test_table_1(ops: Operations, name: str) -> None:
     ops.close(ops.forward(x, w1.T, activation=code), function(x @ w1.T))
 
 
+@pytest.mark.source("S4", "Cheng table 1")
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_maxout(ops: Operations, k: int) -> None:
+    """phi(a) = max_i a_i; d phi / d a_j = delta_jk for k = arg max_i a_i, where the table prints arg max_i x_i."""
+    rng = np.random.default_rng(k)
+    z, delta = rng.standard_normal((7, k, 4)), rng.standard_normal((7, 4))
+    z[0, :, 0] = 1.0  # of equals the first
+    a = np.empty((7, 4), ops.dtype)
+    flat = ops.array(z.reshape(7, k * 4))
+    ops.backend.maxout(flat, a)
+    ops.close(a, z.max(axis=1))
+    delta_z = np.empty_like(flat)
+    ops.backend.maxout_delta(flat, ops.array(delta), delta_z)
+    largest = z.argmax(axis=1)
+    wanted = np.array([[[delta[r, u] * (j == largest[r, u]) for u in range(4)] for j in range(k)] for r in range(7)])
+    ops.close(delta_z, wanted.reshape(7, k * 4))
+
+
 @pytest.mark.source("S4", "Cheng (5)", "Cheng table 1")
 def test_softmax_and_its_jacobian(ops: Operations) -> None:
     """d phi_i / d a_j = phi_i (delta_ij - phi_j): what comes back to a_j is the sum over all i."""

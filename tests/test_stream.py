@@ -1,0 +1,130 @@
+"""`Trainer.step`: samples as they come, against a fit on all of them in their order."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastbp
+
+RNG = np.random.default_rng(0)
+X, LABELS = RNG.standard_normal((40, 6)), RNG.integers(0, 3, 40)
+TARGETS = RNG.uniform(0.1, 0.9, (40, 3))
+
+KINDS: dict[str, tuple[str, str, Any]] = {
+    "classes": ("softmax", "cross_entropy", LABELS),
+    "matrix": ("softmax", "cross_entropy", TARGETS / TARGETS.sum(axis=1, keepdims=True)),
+    "numbers": ("identity", "squared_error", TARGETS),
+    "two classes": ("logistic", "cross_entropy", LABELS == 1),
+}
+
+
+def make(backend: str, kind: str = "classes", dtype: str = "float64", **options: Any) -> fastbp.Trainer:
+    output, loss, y = KINDS[kind]
+    sizes = (6, 5, 1 if y.ndim == 1 and output == "logistic" else 3)
+    network = {name: options.pop(name) for name in ("batch_norm", "dropout") if name in options}
+    net = fastbp.Network(sizes, "tanh", output, dtype=dtype, random_state=0, backend=backend, **network)
+    return fastbp.Trainer(net, loss=loss, backend=backend, random_state=0, **{"optimizer": "sgd", **options})
+
+
+def state(trainer: fastbp.Trainer) -> tuple[Any, ...]:
+    arrays = trainer.network.buffer, trainer.m, trainer.v, trainer.average
+    return *(array.tobytes() for array in arrays), trainer.n_steps
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "sgd": {},
+    "momentum": {"optimizer": fastbp.SGD(0.1, 0.9)},
+    "adam, averaged, clipped": {"optimizer": "adam", "average_decay": 0.9, "clip_norm": 0.2},
+    "inverse scaling": {"schedule": "inverse_scaling"},
+    "dropout": {"dropout": fastbp.Dropout(0.5, inputs=0.8)},
+}
+
+
+@pytest.mark.source("S8", "Porr 2", "Porr (5)", "Porr (6)")
+@pytest.mark.source("S9", "Cheng algorithm 9.1")
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_stream_is_a_fit_in_the_samples_order(backend_name: str, dtype: str, kind: str, options: str) -> None:
+    y = KINDS[kind][2]
+    fitted, stepping = (make(backend_name, kind, dtype, batch_size=1, **OPTIONS[options]) for _ in range(2))
+    whole = fitted.fit(X, y, shuffle=False, alpha=0.01)
+    losses = [stepping.step(x, target, alpha=0.01) for x, target in zip(X, y, strict=True)]
+    assert state(stepping) == state(fitted)
+    assert np.mean(losses) == pytest.approx(whole.loss[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_norm": True}])
+def test_a_few_samples_at_a_time(backend_name: str, options: dict[str, Any]) -> None:
+    fitted, stepping = (make(backend_name, batch_size=8, optimizer="adam", **options) for _ in range(2))
+    fitted.fit(X, LABELS, shuffle=False)
+    for start in range(0, 40, 8):
+        stepping.step(X[start : start + 8], LABELS[start : start + 8])
+    assert state(stepping) == state(fitted)
+
+
+def test_steps_and_fits_by_turns(backend_name: str) -> None:
+    """Moments go from one to the other, whoever looks at them in between."""
+    fitted, mixed = (make(backend_name, batch_size=1, optimizer="adam") for _ in range(2))
+    fitted.fit(X, LABELS, shuffle=False)
+    for x, label in zip(X[:10], LABELS[:10], strict=True):
+        mixed.step(x, label)
+    mixed.fit(X[10:20], LABELS[10:20], shuffle=False)
+    mixed.step(X[20], LABELS[20])
+    assert mixed.m.any()
+    mixed.step(list(X[21]), int(LABELS[21]))
+    mixed = pickle.loads(pickle.dumps(mixed))
+    for x, label in zip(X[22:30], LABELS[22:30], strict=True):
+        mixed.step(x[None], [label])
+    mixed = copy.deepcopy(mixed)
+    mixed.fit(X[30:], LABELS[30:], shuffle=False)
+    assert state(mixed) == state(fitted)
+
+
+WRONG: dict[str, tuple[Callable[[fastbp.Trainer], Any], str]] = {
+    "inputs": (lambda t: t.step(X[0, :5], 1), "5 features"),
+    "dimensions": (lambda t: t.step(X[None], [1]), "one sample of shape"),
+    "class": (lambda t: t.step(X[0], 3), "0 to 2"),
+    "part of a class": (lambda t: t.step(X[0], 0.5), "class numbers"),
+    "targets": (lambda t: t.step(X[0], [0.5, 0.5]), "columns"),
+    "NaN": (lambda t: t.step(np.full(6, np.nan), 1), "NaN"),
+    "infinity among others": (
+        lambda t: t.step(np.array([[1.0] * 6, [np.inf] * 6]), [1, 2]),
+        "infinity",
+    ),
+    "penalty": (lambda t: t.step(X[0], 1, alpha=-1), "alpha"),
+    "number of targets": (lambda t: t.step(X[:2], [1]), "samples"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("before", [0, 3])
+def test_what_is_wrong_changes_nothing(backend_name: str, wrong: str, before: int) -> None:
+    trainer, action, message = make(backend_name, optimizer="adam"), *WRONG[wrong]
+    for x, label in zip(X[:before], LABELS[:before], strict=True):
+        trainer.step(x, label)
+    then = state(trainer)
+    with pytest.raises(ValueError, match=message):
+        action(trainer)
+    assert state(trainer) == then
+    trainer.step(X[5], LABELS[5])
+    assert trainer.n_steps == before + 1
+
+
+def test_a_schedule_that_must_know_the_end(backend_name: str) -> None:
+    trainer = make(backend_name, schedule="cosine")
+    with pytest.raises(ValueError, match="not known when that is"):
+        trainer.step(X[0], LABELS[0])
+    assert trainer.n_steps == 0
+
+
+def test_sparse_samples_are_refused(backend_name: str) -> None:
+    scipy = pytest.importorskip("scipy.sparse")
+    with pytest.raises(ValueError, match="toarray"):
+        make(backend_name).step(scipy.csr_matrix(X[:1]), LABELS[:1])
