@@ -226,6 +226,11 @@ def _versions() -> dict[str, str]:
 
 
 def _network_content(network: Network) -> dict[str, Any]:
+    if network.is_custom:
+        raise TypeError(
+            "the network has a custom activation, a Python function, and a model file holds data only; pickle the "
+            "network, or keep network.parameters with numpy.save and build it anew"
+        )
     return {**network.spec(), "backend": network.backend, "n_threads": network.n_threads}
 
 

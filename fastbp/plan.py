@@ -17,6 +17,7 @@ from .kernels import (
     Backend,
     Buffers,
     Loss,
+    LossFunction,
     Op,
     Optimizer,
     Source,
@@ -174,7 +175,11 @@ class _Builder:
         """Add the forward pass of a prediction; the last layer writes to the outputs."""
         for index, activation in enumerate(self.activations, start=1):
             a = NONE if index == len(self.activations) else self.a[index]
-            self.add(Op.LINEAR_FORWARD, activation, **self.layer(index), a=a)
+            if activation.code == Activation.CUSTOM:
+                self.add(Op.LINEAR_FORWARD, IDENTITY, **self.layer(index), a=self.a[index])
+                self.add(Op.ACTIVATE, activation, n_out=self.layout.layer_sizes[index], a_prev=self.a[index], a=a)
+            else:
+                self.add(Op.LINEAR_FORWARD, activation, **self.layer(index), a=a)
 
     def training_forward(self) -> None:
         """Add the forward pass of a step. Derivatives that do not follow from outputs are kept beside them."""
@@ -189,13 +194,15 @@ class _Builder:
         """Return what layer ``index`` has that its derivative follows from: its output, or what was kept."""
         return self.saved[index] if self.activations[index - 1].is_kept else self.a[index]
 
-    def output_delta(self, loss: Loss) -> None:
+    def output_delta(self, loss: LossFunction) -> None:
         """Add the loss and the error at the output."""
         self.delta = [NONE, *(self.place(size) for size in self.layout.layer_sizes[1:])]
         activation, n_out = self.activations[-1], self.layout.layer_sizes[-1]
-        at_once = is_pair(loss, activation.code) or (loss == Loss.SQUARED_ERROR and not activation.is_kept)
+        at_once = is_pair(loss.code, activation.code) or activation.code == Activation.IDENTITY
+        at_once = at_once or (loss.code == Loss.SQUARED_ERROR and not activation.is_kept)
+        losses = {"loss": loss.code, "loss_function": loss.function}
         error = {"y": self.y, "weight": self.weight, "delta": self.delta[-1], "n_out": n_out}
-        self.add(Op.OUTPUT_DELTA, activation if at_once else IDENTITY, a=self.a[-1], loss=loss, **error)
+        self.add(Op.OUTPUT_DELTA, activation if at_once else IDENTITY, a=self.a[-1], **losses, **error)
         if not at_once:
             place = self.known(len(self.activations))
             self.add(Op.ACTIVATION_DELTA, activation, n_out=n_out, a_prev=place, delta=self.delta[-1])
@@ -247,7 +254,7 @@ def prediction_plan(layout: Layout, activations: tuple[ActivationFunction, ...],
 def training_plan(
     layout: Layout,
     activations: tuple[ActivationFunction, ...],
-    loss: Loss,
+    loss: Loss | LossFunction,
     optimizer: Optimizer,
     batch_size: int,
     data: Data,
@@ -261,7 +268,7 @@ def training_plan(
     ----------
     layout : Layout
     activations : tuple of ActivationFunction
-    loss : Loss
+    loss : Loss or LossFunction
     optimizer : Optimizer
         The kernels' update rule.
     batch_size : int
@@ -284,7 +291,7 @@ def training_plan(
 
 
 def gradient_plan(
-    layout: Layout, activations: tuple[ActivationFunction, ...], loss: Loss, batch_size: int, data: Data
+    layout: Layout, activations: tuple[ActivationFunction, ...], loss: Loss | LossFunction, batch_size: int, data: Data
 ) -> Plan:
     """Compile loss and gradient without an update, as L-BFGS and a gradient check need them.
 
@@ -297,7 +304,7 @@ def gradient_plan(
 def _step_plan(
     layout: Layout,
     activations: tuple[ActivationFunction, ...],
-    loss: Loss,
+    loss: Loss | LossFunction,
     batch_size: int,
     data: Data,
     op: Op,
@@ -309,7 +316,7 @@ def _step_plan(
     builder.gather(data, barrier=0)
     builder.gather_targets(data)
     builder.training_forward()
-    builder.output_delta(loss)
+    builder.output_delta(loss if isinstance(loss, LossFunction) else LossFunction(loss))
     everything = {"W": 0, "n_in": layout.size}
     if clips_norm:
         builder.backward(Op.LINEAR_GRAD, NONE)

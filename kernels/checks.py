@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import sys
 from collections.abc import Callable
 from enum import IntEnum
 from types import ModuleType
@@ -21,6 +22,7 @@ from .contract import (
     ACTIVATION,
     FIRST_KEPT,
     IN_TABLES,
+    LOSS,
     MOMENTS,
     NONE,
     OPERATIONS,
@@ -30,6 +32,7 @@ from .contract import (
     ActivationFunction,
     Buffers,
     Loss,
+    LossFunction,
     Op,
     Optimizer,
     Source,
@@ -50,7 +53,7 @@ class _Spec(NamedTuple):
 
 
 _READ, _WRITTEN = _Spec, functools.partial(_Spec, written=True)
-_STEP, _ORDER, _ACTIVATION = _Spec("1", STEP), _Spec("B", np.int64), _Spec("1", ACTIVATION)
+_STEP, _ORDER, _ACTIVATION, _LOSS = _Spec("1", STEP), _Spec("B", np.int64), _Spec("1", ACTIVATION), _Spec("1", LOSS)
 _SCRATCH = _Spec("*", written=True)
 _GRADIENT_STEP = {"grad": _READ("P"), "step": _STEP, "param": _WRITTEN("P")}
 
@@ -84,6 +87,7 @@ _SPECS: dict[str, dict[str, _Spec]] = {
         "y": _READ("BO"),
         "sample_weight": _READ("B?"),
         "activation": _ACTIVATION,
+        "loss": _LOSS,
         "delta": _WRITTEN("BO"),
     },
     "activation_delta": {"a": _READ("BO"), "activation": _ACTIVATION, "delta": _WRITTEN("BO")},
@@ -143,11 +147,12 @@ _SPECS: dict[str, dict[str, _Spec]] = {
 _OPTIONAL = ("scratch", "n_threads")
 """Arguments that may be left out, by keyword."""
 
-_CODES: dict[str, type[IntEnum]] = {"loss": Loss, "optimizer": Optimizer}
+_CODES: dict[str, type[IntEnum]] = {"optimizer": Optimizer}
 _LOSS_OUTPUTS = {
     Loss.CROSS_ENTROPY: Activation.SOFTMAX,
     Loss.BINARY_CROSS_ENTROPY: Activation.LOGISTIC,
     Loss.POISSON: Activation.EXP,
+    Loss.CUSTOM: Activation.IDENTITY,
 }
 
 
@@ -204,6 +209,8 @@ def _checked(operation: str, module: ModuleType) -> Callable[..., Any]:
             values[name] = _code(name, values[name])
         if "activation" in values:
             values["activation"] = _activation(values["activation"])
+        if "loss" in values:
+            values["loss"] = _loss(values["loss"])
         values["n_threads"] = capped(check_n_threads(values["n_threads"]))
         sizes = _check_arrays(values, specs)
         if operation in _RANGE_CHECKS:
@@ -240,7 +247,7 @@ def check_n_threads(n_threads: int | None) -> int:
 
 
 def _code(name: str, value: Any) -> int:
-    """Return the code of a loss or optimiser given by code or name."""
+    """Return the code of an optimiser given by code or name."""
     return int(_member(name, _CODES[name], value))
 
 
@@ -258,6 +265,15 @@ def _activation(value: Any) -> Any:
         return value
     if not isinstance(value, ActivationFunction):
         value = activation_function(Activation(_member("activation", Activation, value)))
+    return value.record()
+
+
+def _loss(value: Any) -> Any:
+    """Return the record of a loss given by record, by its fields, by code or by name."""
+    if value is None or isinstance(value, np.ndarray):
+        return value
+    if not isinstance(value, LossFunction):
+        value = LossFunction(Loss(_member("loss", Loss, value)))
     return value.record()
 
 
@@ -324,7 +340,7 @@ def _check_kind(name: str, array: Any, dtype: np.dtype[Any], written: bool) -> N
 
 
 def _dtype_text(dtype: np.dtype[Any]) -> str:
-    return {PLAN_ROW: "PLAN_ROW", STEP: "STEP", ACTIVATION: "ACTIVATION"}.get(dtype, str(dtype))
+    return {PLAN_ROW: "PLAN_ROW", STEP: "STEP", ACTIVATION: "ACTIVATION", LOSS: "LOSS"}.get(dtype, str(dtype))
 
 
 def _check_overlap(values: dict[str, Any], specs: dict[str, _Spec]) -> None:
@@ -388,7 +404,9 @@ def _check_classes_gather(values: dict[str, Any], sizes: dict[str, int], module:
 
 def _check_loss(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     _check_activation(values, sizes, module)
-    loss, activation = Loss(values["loss"]), Activation(values["activation"]["code"][0])
+    code, address = values["loss"][0].item()
+    _check_loss_function("loss", code, address, _Where(module, values["a"].dtype))
+    loss, activation = Loss(code), Activation(values["activation"]["code"][0])
     wanted = _LOSS_OUTPUTS.get(loss, activation)
     if activation not in (wanted, Activation.IDENTITY):
         raise ValueError(
@@ -404,23 +422,56 @@ def _check_loss(values: dict[str, Any], sizes: dict[str, int], module: ModuleTyp
 
 def _check_activation(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     """Refuse a record that is no activation function of this backend's."""
-    _check_function("activation", values["activation"][0])
+    dtype = next(array.dtype for name in ("a", "delta") if (array := values.get(name)) is not None)
+    _check_function("activation", values["activation"][0], _Where(module, dtype))
 
 
-def _check_function(place: str, record: Any) -> None:
+class _Where(NamedTuple):
+    """Where a function is to run: in which backend, and on numbers of which dtype."""
+
+    module: ModuleType
+    dtype: Any
+
+    def check_custom(self, place: str, kind: str, address: int) -> None:
+        """Refuse an address that is not a custom function's: a call of anything else would end the process."""
+        if not self.module.TAKES_CUSTOM:
+            raise ValueError(f"{place} holds a custom {kind}; the Numba backend has them: pass backend='numba'")
+        custom = sys.modules.get(f"{__package__}.numba_custom")  # nobody has made one where that is not there
+        if custom is None or custom.FUNCTIONS.get(address, ())[:2] != (kind, self.dtype.name):
+            raise ValueError(
+                f"{place} holds the address {address}, where there is no custom {kind} of this process for "
+                f"{self.dtype}; pass what CustomFunction.address('{self.dtype}') returns"
+            )
+
+
+def _check_loss_function(place: str, code: int, address: int, where: _Where) -> None:
+    """Refuse a loss that is none, and a function that is not there."""
+    if code not in set(Loss):
+        raise ValueError(f"{place} holds the unknown loss {code}; pass a code of fastbp.kernels.Loss")
+    if code == Loss.CUSTOM:
+        where.check_custom(place, "loss", int(address))
+
+
+def _check_function(place: str, record: Any, where: _Where) -> None:
     """Refuse a code that is none, parameters out of range, and a function that is not there."""
     names = IN_TABLES if "op" in record.dtype.names else ACTIVATION.names or ()
-    code, _, beta, at_zero = (record[name].item() for name in names)
+    code, address, beta, at_zero = (record[name].item() for name in names)
     if code not in set(Activation):
         raise ValueError(f"{place} holds the unknown activation {code}; pass a code of fastbp.kernels.Activation")
     if code == Activation.CUSTOM:
-        raise ValueError(f"{place} holds a custom activation, which this backend has not")
+        where.check_custom(place, "activation", address)
     if code == Activation.ELU and not 0 <= beta < np.inf:
         raise ValueError(f"{place} has beta {beta}; pass a finite number of at least 0")
     if code == Activation.LEAKY_RELU and not 0 < beta < 1:
         raise ValueError(f"{place} has beta {beta}; pass a number between 0 and 1")
     if code in (Activation.LEAKY_RELU, Activation.RELU_AT_ZERO) and not 0 <= at_zero <= 1:
         raise ValueError(f"{place} has the derivative {at_zero} at 0; pass a number in [0, 1]")
+
+
+def _check_forward(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
+    _check_activation(values, sizes, module)
+    if values["activation"]["code"][0] == Activation.CUSTOM:
+        raise ValueError("linear_forward takes no custom activation; pass 'identity', and the result to activate")
 
 
 def _check_alone(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
@@ -481,7 +532,8 @@ def _check_predict(values: dict[str, Any], sizes: dict[str, int], module: Module
 def _check_predict_rows(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     layers, size = values["layers"], len(values["params"])
     for number, (n_in, n_out, W, b, *_) in enumerate(layers.tolist()):
-        _check_function(f"row {number} of layers", layers[number, 4:].view(ACTIVATION)[0])
+        where = _Where(module, values["params"].dtype)
+        _check_function(f"row {number} of layers", layers[number, 4:].view(ACTIVATION)[0], where)
         fits = W >= 0 and W + n_in * n_out <= size and (b == NONE or (b >= 0 and b + n_out <= size))
         if n_in < 1 or n_out < 1 or not fits or (number and n_in != layers[number - 1, 1]):
             raise ValueError(
@@ -501,7 +553,7 @@ def _check_run(values: dict[str, Any], module: ModuleType, predicting: bool) -> 
     plan, buffers, batch_size = values["plan"], values["buffers"], values["batch_size"]
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}; pass a whole number of at least 1")
-    check_plan(plan, buffers, int(batch_size), predicting)
+    check_plan(plan, buffers, int(batch_size), module, predicting)
     n_samples = max(len(buffers.X), len(buffers.X_indptr) - 1)
     _check_indices("order", values["order"], n_samples)
     n_entries = 0
@@ -514,8 +566,9 @@ def _check_run(values: dict[str, Any], module: ModuleType, predicting: bool) -> 
     return int(batch_size)
 
 
-def check_plan(plan: Array, buffers: Buffers, batch_size: int, predicting: bool = False) -> None:
-    """Refuse a plan that would reach beyond the buffers of its run."""
+def check_plan(plan: Array, buffers: Buffers, batch_size: int, module: ModuleType, predicting: bool = False) -> None:
+    """Refuse a plan that would reach beyond the buffers of its run, or call what is not there."""
+    where = _Where(module, buffers.params.dtype)
     allowed = (*_GATHERS, Op.LINEAR_FORWARD, Op.ACTIVATE) if predicting else tuple(Op)
     for number, row in enumerate(plan):
         if int(row["op"]) not in allowed:
@@ -527,7 +580,12 @@ def check_plan(plan: Array, buffers: Buffers, batch_size: int, predicting: bool 
             raise ValueError(f"row {number} of the plan, {op.name.lower()}, has the sizes {sizes}; pass positive ones")
         for name, codes in _ROW_CODES.get(op, {}).items():
             if name == "activation":
-                _check_function(f"row {number} of the plan, {op.name.lower()},", row)
+                _check_function(f"row {number} of the plan, {op.name.lower()},", row, where)
+                if op == Op.LINEAR_FORWARD and row[name] == Activation.CUSTOM:
+                    raise ValueError(f"row {number} of the plan has a custom activation; put it in an activate row")
+            elif name == "loss":
+                place = f"row {number} of the plan, {op.name.lower()},"
+                _check_loss_function(place, row["loss"], row["loss_function"], where)
             elif int(row[name]) not in set(codes):
                 raise ValueError(
                     f"row {number} of the plan, {op.name.lower()}, holds the unknown {name} {row[name]}; "
@@ -659,7 +717,7 @@ _RANGE_CHECKS: dict[str, Callable[[dict[str, Any], dict[str, int], ModuleType], 
     "gather_rows": lambda values, sizes, module: _check_indices("order", values["order"], sizes["n"]),
     "gather_csr_rows": _check_csr_gather,
     "gather_classes": _check_classes_gather,
-    "linear_forward": _check_activation,
+    "linear_forward": _check_forward,
     "activate": _check_alone,
     "output_delta": _check_loss,
     "activation_delta": _check_activation,

@@ -55,7 +55,9 @@ class Activation(IntEnum):
     """Codes of the activation functions a = act(z).
 
     Up to `SIGN` the derivative follows from the output a. From `GELU` on it does not: there `activate` keeps act'(z)
-    beside a while the network learns, and takes its place wherever a derivative is found from outputs.
+    beside a while the network learns, and takes its place wherever a derivative is found from outputs. `CUSTOM` is a
+    function of a user's, compiled, whose address goes with the code: backends with ``TAKES_CUSTOM`` call it in
+    `activate` and `predict_rows`. `linear_forward` takes no such function: an ``ACTIVATE`` row follows its own.
     """
 
     IDENTITY = 0
@@ -134,6 +136,27 @@ class Loss(IntEnum):
     CROSS_ENTROPY = 1
     BINARY_CROSS_ENTROPY = 2
     POISSON = 3
+    CUSTOM = 4
+
+
+LOSS = np.dtype(
+    [
+        ("code", np.int64),  # Loss
+        ("function", np.int64),  # CUSTOM: address of the compiled function
+    ]
+)
+"""A loss with what it needs to know."""
+
+
+class LossFunction(NamedTuple):
+    """The fields of `LOSS`, as numbers that can be compared."""
+
+    code: Loss
+    function: int = 0
+
+    def record(self) -> NDArray[np.void]:
+        """Return it as an array of one `LOSS`, which `output_delta` takes."""
+        return np.array([tuple(self)], LOSS)
 
 
 class Optimizer(IntEnum):
@@ -199,7 +222,8 @@ PLAN_ROW = np.dtype(
         ("function", np.int64),
         ("parameter", np.float64),
         ("at_zero", np.float64),
-        ("loss", np.int64),  # Loss
+        ("loss", np.int64),  # the fields of LOSS
+        ("loss_function", np.int64),
         ("optimizer", np.int64),  # Optimizer
         ("source", np.int64),  # Source
         ("finite", np.int64),  # 1: the run ends before a step where what this row gathers is not all finite

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from .contract import (
     ACTIVATION,
     IN_TABLES,
+    LOSS,
     NONE,
     SELU_ALPHA,
     SELU_SCALE,
@@ -51,6 +52,9 @@ def run_scratch_size(plan: Array, n_rows: int, n_threads: int, n_entries: int) -
 
 PACKS = False
 """Whether a run works on copies of its parameters, which `pack` makes and `unpack` writes back."""
+
+TAKES_CUSTOM = False
+"""Whether there are custom activations and losses: functions of users, compiled by Numba."""
 
 
 def pack(plan: Array, buffers: Buffers, moments: bool = True) -> None:
@@ -205,7 +209,7 @@ def activate(z: Array, activation: Array, a: Array, saved: Array, n_threads: int
 
 
 def output_delta(
-    a: Array, y: Array, sample_weight: Array, activation: Array, loss: int, delta: Array, n_threads: int = 1
+    a: Array, y: Array, sample_weight: Array, activation: Array, loss: Array, delta: Array, n_threads: int = 1
 ) -> float:
     """Loss of a batch and its derivative by the pre-activation: delta = w d loss / d z.
 
@@ -219,11 +223,12 @@ def output_delta(
     activation : ndarray of shape (1,), dtype `ACTIVATION`
         The output's. Identity stands for any other whose derivative `activation_delta` brings in: delta is then
         w d loss / d a.
-    loss : int
-        A `Loss` of one sample. Squared error: sum_k (a_k - y_k)^2 / 2, with any activation.
+    loss : ndarray of shape (1,), dtype `LOSS`
+        Of one sample. Squared error: sum_k (a_k - y_k)^2 / 2, with any activation.
         Cross-entropy (softmax): -sum_k y_k log a_k. Binary cross-entropy (logistic):
         -sum_k y_k log a_k + (1 - y_k) log(1 - a_k). In both the probability is first clipped to
-        [eps, 1 - eps], eps that of T. Poisson (exp): sum_k y_k log(y_k / a_k) - y_k + a_k.
+        [eps, 1 - eps], eps that of T. Poisson (exp): sum_k y_k log(y_k / a_k) - y_k + a_k. Custom (identity):
+        sum_k f(a_k, y_k).
     delta : ndarray of shape (B, O), dtype T
         Written. With the pairs in parentheses it is w (a - y).
     n_threads : int
@@ -239,13 +244,14 @@ def output_delta(
     softmax with squared error goes through its full Jacobian (Cheng table 1).
     """
     np.subtract(a, y, out=delta)
-    if loss == Loss.SQUARED_ERROR:
+    code = loss["code"][0]
+    if code == Loss.SQUARED_ERROR:
         per_sample = 0.5 * np.square(delta, dtype=np.float64).sum(axis=1)
         _through_activation(a, activation[0], delta)
     else:
-        per_sample = _log_loss(a, y, loss)
+        per_sample = _log_loss(a, y, code)
         if activation["code"][0] == Activation.IDENTITY:
-            delta[...] = _loss_derivative(a, y, loss)
+            delta[...] = _loss_derivative(a, y, code)
     if sample_weight.size:
         per_sample = per_sample * sample_weight
         delta *= sample_weight[:, None]
@@ -626,7 +632,7 @@ def train_steps(
                 activate(layer.z, _activation(row), layer.a, layer.saved)
             elif row["op"] == Op.OUTPUT_DELTA:
                 outputs = layer.a, layer.y, layer.weight
-                data_loss += output_delta(*outputs, _activation(row), row["loss"], layer.delta)
+                data_loss += output_delta(*outputs, _activation(row), _loss(row), layer.delta)
             elif row["op"] == Op.ACTIVATION_DELTA:
                 activation_delta(layer.z, _activation(row), layer.delta)
             elif row["op"] == Op.BACKPROP_DELTA:
@@ -786,6 +792,11 @@ def _optimizer_step(optimizer: int, step: Array, grad: Array, param: Array, m: A
 def _activation(row: Any) -> Array:
     """Return the activation of a plan's row."""
     return np.array([tuple(row[name] for name in IN_TABLES)], ACTIVATION)
+
+
+def _loss(row: Any) -> Array:
+    """Return the loss of a plan's row."""
+    return np.array([(row["loss"], row["loss_function"])], LOSS)
 
 
 def _act(z: Array, activation: Any) -> Array:
