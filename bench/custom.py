@@ -65,6 +65,11 @@ def cases() -> dict[str, list[dict[str, Any]]]:
     return pairs
 
 
+def n_steps(batch_size: int) -> int:
+    """Return how many mini-batches an epoch has: so many that they, and not their start, take its time."""
+    return max(16, 2000 // batch_size)
+
+
 def epochs(
     sizes: tuple[int, ...],
     batch_size: int,
@@ -74,7 +79,7 @@ def epochs(
     loss: Any = "cross_entropy",
 ) -> Callable[[], np.ndarray]:
     """Return an epoch of training, which returns the parameters that it ends with."""
-    rng, n = np.random.default_rng(0), 16 * batch_size
+    rng, n = np.random.default_rng(0), n_steps(batch_size) * batch_size
     X, y = rng.normal(size=(n, sizes[0])).astype(options.dtype), rng.integers(0, sizes[-1], n)
     if output != "softmax":
         y = rng.uniform(0.1, 1, (n, sizes[-1]))
@@ -112,7 +117,7 @@ def main() -> None:
             np.testing.assert_allclose(custom(), built_in(), rtol=tolerance, atol=tolerance)
             times = [(seconds(built_in), seconds(custom)) for _ in range(options.rounds)]
             ratios = [theirs / ours for theirs, ours in times]
-            rate = 16 / statistics.median(theirs for theirs, _ in times)
+            rate = n_steps(batch_size) / statistics.median(theirs for theirs, _ in times)
             shown = [f"{value:.2f}x" for value in (statistics.median(ratios), min(ratios), max(ratios))]
             table.add_row(name, "-".join(map(str, sizes)), str(batch_size), f"{rate:,.0f}", *shown)
     Console(width=110).print(table)
