@@ -472,13 +472,15 @@ def test_another_process_compiles_them_anew(tmp_path: Path) -> None:
 def test_model_files_refuse_them(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     net = fastbp.Network((6, 4, 1), silu, "identity")
-    with pytest.raises(
-        TypeError, match=r"the network has a custom activation.*pickle the network, or keep network.par"
-    ):
+    with pytest.raises(TypeError, match=r"the network has a custom activation.*pickle it, or keep network.par"):
         fastbp.save(net, path)
     trainer = fastbp.Trainer(fastbp.Network((6, 1), output="identity"), loss=SQUARED_ERROR)
-    with pytest.raises(TypeError, match=r"trainer.loss is a fastbp.losses.CustomLoss, which a model file cannot"):
+    with pytest.raises(TypeError, match="the trainer has a custom loss, a Python function, and a model file holds"):
         fastbp.save(trainer, path)
+    before = trainer.network.parameters.copy()
+    with pytest.raises(TypeError, match="the trainer has a custom loss"):
+        trainer.fit(X, CODES, callbacks=[fastbp.Checkpoint(path)])
+    np.testing.assert_array_equal(trainer.network.parameters, before)
     with pytest.raises(TypeError, match=r"activation is a .*which a model file cannot hold"):
         fastbp.save(fastbp.MLPClassifier(activation=silu), path)
     assert not path.exists()
