@@ -15,10 +15,11 @@ if (_CHECKOUT / "pyproject.toml").exists() and (_CHECKOUT / "kernels" / "contrac
 
 if TYPE_CHECKING:
     from . import activations, datasets, diagnostics, initializers, kernels, plots, schedules
-    from .activations import ELU, GELU, SELU, LeakyReLU, Maxout, ReLU, SiLU
+    from .activations import ELU, GELU, SELU, CustomActivation, LeakyReLU, Maxout, ReLU, SiLU
     from .callbacks import Callback, Checkpoint, Converged, EarlyStopping, History, JSONLLogger, TrainingState
     from .categories import Labels, OneHot
     from .kernels import backends
+    from .losses import CustomLoss
     from .modelfile import ModelFileError
     from .network import Network
     from .optimizers import SGD, Adagrad, Adam, AdamW, Nadam, RMSprop
@@ -40,6 +41,8 @@ _HOMES = {
     "Callback": "callbacks",
     "Checkpoint": "callbacks",
     "Converged": "callbacks",
+    "CustomActivation": "activations",
+    "CustomLoss": "losses",
     "EarlyStopping": "callbacks",
     "History": "callbacks",
     "JSONLLogger": "callbacks",
@@ -81,6 +84,8 @@ __all__ = [
     "Callback",
     "Checkpoint",
     "Converged",
+    "CustomActivation",
+    "CustomLoss",
     "EarlyStopping",
     "History",
     "JSONLLogger",

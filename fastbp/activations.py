@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 from .kernels import Activation as Code
-from .kernels import ActivationFunction, activation_function
+from .kernels import ActivationFunction, activation_function, custom_function
 from .ranges import check_whole
+
+if TYPE_CHECKING:
+    from .kernels.numba_custom import CustomFunction
+
+Interval = tuple[float, float]
+
+REALS = (-math.inf, math.inf)
+"""The domain of a function that takes any number."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +212,74 @@ class Exp(Activation):
     """a = exp(z), for the output layer: a rate."""
 
 
+@dataclass(frozen=True, repr=False)
+class CustomActivation(Activation):
+    """a = f(z) for a Python function of your own, compiled with its derivative (Book's learning outcomes).
+
+    Automatic differentiation finds f'. Both are compiled by Numba, and computed by the backend `numba` alone. Variables
+    from outside f keep the values that they have now. `Network` and the estimators make such an object of any Python
+    function; made once and passed to several, it is compiled once.
+
+    Parameters
+    ----------
+    f : callable
+        Of one number, returning a number. It may compute with arithmetic, comparisons, branches, loops, functions of
+        `math` and `numpy` on single numbers, and other functions of that kind. It may not raise or print.
+    derivative : callable, optional
+        f', as such a function too, where it is better written by hand.
+    domain : tuple of float
+        The interval of z that f is made for, inside which it is checked.
+
+    Attributes
+    ----------
+    compiled : CustomFunction
+        ``compiled.evaluate(z)`` returns f(z) and f'(z) as kernels compute them.
+
+    Raises
+    ------
+    ValueError
+        If f is no function of one number, cannot be compiled (the message names the line), is NaN or infinite in its
+        domain, or has another derivative than its difference quotients show.
+    ImportError
+        If Numba is not installed.
+
+    Examples
+    --------
+    >>> import math
+    >>> import fastbp
+    >>> swish = fastbp.CustomActivation(lambda z: z / (1 + math.exp(-z)))
+    >>> net = fastbp.Network((4, 8, 2), swish, random_state=0)
+    >>> net.backend
+    'numba'
+    """
+
+    f: Callable[[Any], Any]
+    derivative: Callable[[Any], Any] | None = field(default=None, kw_only=True)
+    domain: Interval = field(default=REALS, kw_only=True)
+    compiled: CustomFunction = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        compiled = custom_function("activation", self.f, derivative=self.derivative, domain=self.domain)
+        object.__setattr__(self, "compiled", compiled)
+
+    @property
+    def name(self) -> str:
+        return "custom"
+
+    def function(self, dtype: Any) -> ActivationFunction:
+        return activation_function(Code.CUSTOM, function=self.compiled.address(dtype))
+
+    def spec(self) -> Any:
+        """Return the object itself: no plain data can hold a function."""
+        return self
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def __repr__(self) -> str:
+        return f"CustomActivation({self.f.__name__})"
+
+
 _KINDS: dict[str, type[Activation]] = {
     "identity": Identity,
     "relu": ReLU,
@@ -229,13 +306,24 @@ HIDDEN_ACTIVATIONS = tuple(name for name, kind in _KINDS.items() if kind not in 
 """Names of the activations of hidden layers."""
 
 
+def is_function(value: Any) -> bool:
+    """Tell whether something is to be made a custom activation or loss."""
+    return callable(value) and not isinstance(value, type)
+
+
+def is_custom(activation: Any) -> bool:
+    """Tell whether an activation, or one of a sequence of them, is a user's function."""
+    some = activation if isinstance(activation, list | tuple) else [activation]
+    return any(isinstance(one, CustomActivation) or is_function(one) for one in some)
+
+
 def as_activation(activation: Any, choices: tuple[str, ...], argument: str) -> Activation:
-    """Return the activation function that a name, an object or a `Activation.spec` stands for.
+    """Return the activation function that a name, an object, a `Activation.spec` or a Python function stands for.
 
     Raises
     ------
     ValueError
-        If it is not one of ``choices``, or its parameters are out of range.
+        If it is not one of ``choices``, its parameters are out of range, or the function cannot be compiled.
     TypeError
         If it is none of these.
     """
@@ -248,11 +336,15 @@ def as_activation(activation: Any, choices: tuple[str, ...], argument: str) -> A
         activation = kind(**parameters)
     if isinstance(activation, str):
         activation = _kind(activation, choices, argument)()
+    if is_function(activation):
+        activation = CustomActivation(activation)
     if not isinstance(activation, Activation):
         raise TypeError(
-            f"{argument} is a {type(activation).__name__}; pass a name or an object such as fastbp.LeakyReLU(0.05)"
+            f"{argument} is a {type(activation).__name__}; pass a name or an object such as fastbp.LeakyReLU(0.05), or "
+            "a Python function of one number"
         )
-    _kind(activation.name, choices, argument)
+    if not isinstance(activation, CustomActivation):
+        _kind(activation.name, choices, argument)
     return activation
 
 
@@ -280,16 +372,18 @@ def to_plain(activation: Any) -> Any:
 
 
 def from_plain(activation: Any) -> Any:
-    """Return what `to_plain` was given.
+    """Return what `to_plain` was given, and Python functions compiled.
 
     Raises
     ------
     ValueError
-        If it names no activation function, or parameters out of range.
+        If it names no activation function, or parameters out of range, or a function cannot be compiled.
     """
-    if isinstance(activation, list):
+    if isinstance(activation, list | tuple):
         return tuple(from_plain(one) for one in activation)
-    return as_activation(activation, OUTPUT_ACTIVATIONS, "activation") if isinstance(activation, dict) else activation
+    if isinstance(activation, dict) or is_function(activation):
+        return as_activation(activation, OUTPUT_ACTIVATIONS, "activation")
+    return activation
 
 
 def _kind(name: Any, choices: tuple[str, ...], argument: str) -> type[Activation]:

@@ -331,7 +331,7 @@ class Checkpoint(Callback):
     Raises
     ------
     ValueError, TypeError
-        As for `EarlyStopping`.
+        As for `EarlyStopping`. `Trainer.fit` raises TypeError for functions of users, which a model file cannot hold.
     """
 
     def __init__(self, path: str | Path, every: int = 1, best_of: Any = None, mode: str = "auto") -> None:
@@ -341,6 +341,9 @@ class Checkpoint(Callback):
         self.path, self.every, self.best_of = path, every, best_of
 
     def on_train_begin(self, state: TrainingState) -> None:
+        from .io import check_data_only
+
+        check_data_only(state.trainer.network, state.trainer.loss)  # rather than after an epoch
         if self._monitor is not None:
             self._monitor.begin(state)
             self.best = self._monitor.worst

@@ -28,7 +28,15 @@ from sklearn.utils.validation import validate_data
 
 from . import kernels
 from .accelerate import check_sklearn_version
-from .activations import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, Activation, as_activation, as_hidden_activations
+from .activations import (
+    HIDDEN_ACTIVATIONS,
+    OUTPUT_ACTIVATIONS,
+    Activation,
+    as_activation,
+    as_hidden_activations,
+    from_plain,
+    is_custom,
+)
 from .data import as_features, is_plain, is_ready, label_matrix
 from .kernels import ActivationFunction, Loss
 from .layout import Layout
@@ -53,7 +61,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
 
     _parameter_constraints: dict[str, list[Any]] = {
         **original.BaseMultilayerPerceptron._parameter_constraints,
-        "activation": [StrOptions(set(HIDDEN_ACTIVATIONS)), Activation, list, tuple],
+        "activation": [StrOptions(set(HIDDEN_ACTIVATIONS)), Activation, list, tuple, callable],
         "backend": [StrOptions({"auto", *kernels.MODULES})],
         "n_threads": [None, Interval(Integral, 1, None, closed="left")],
         "progress": ["boolean"],
@@ -75,7 +83,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         parameters = self._parameters(layout)
         dtype = kernel_dtype(X, parameters)
         data = as_features(X, dtype, layout.layer_sizes[0], check=False)
-        backend, params = kernels.backend(self.backend), as_flat(parameters, dtype)
+        backend, params = self._kernels(), as_flat(parameters, dtype)
         return forward(backend, layout, self._activations(layout, dtype), params, data, self.n_threads)
 
     def _layout(self) -> Layout:
@@ -90,8 +98,21 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
             raise ValueError(f"coefs_ and intercepts_ have shapes {shapes}; replace them by arrays of shapes {wanted}")
         return parameters
 
+    def _kernels(self) -> kernels.Backend:
+        return kernels.backend(self.backend, custom=is_custom(self.activation))
+
+    def _compiled_activation(self) -> Any:
+        """Return ``activation``, its Python functions compiled; that takes long, and is kept until the next fit."""
+        if not is_custom(self.activation):
+            return self.activation
+        given, compiled = vars(self).get("_custom_activation", (None, None))
+        if given is not self.activation:
+            compiled = from_plain(self.activation)
+            self._custom_activation = self.activation, compiled
+        return compiled
+
     def _activations(self, layout: Layout, dtype: Any) -> tuple[ActivationFunction, ...]:
-        hidden = as_hidden_activations(self.activation, layout.n_layers - 1)
+        hidden = as_hidden_activations(self._compiled_activation(), layout.n_layers - 1)
         output = as_activation(self.out_activation_, OUTPUT_ACTIVATIONS, "out_activation_")
         return tuple(one.function(dtype) for one in (*hidden, output))
 
@@ -105,6 +126,9 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
     def _fit(self, X: Any, y: Any, *rest: Any, **options: Any) -> Any:
         """Fit as scikit-learn does; where a kernel comes upon NaN or infinity in X nothing has changed."""
         before = vars(self).copy()
+        if not options.get("incremental"):
+            self.__dict__.pop("_custom_activation", None)  # what it read from outside may have changed
+        as_hidden_activations(self._compiled_activation(), len(np.atleast_1d(self.hidden_layer_sizes)))
         try:
             return super()._fit(X, y, *rest, **options)
         except NonFinite:
@@ -119,7 +143,6 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
             _validate(cls, *[getattr(self, name) for name in _parameter_names(cls)])
         except TypeError:  # one of them cannot be hashed, or is wrong
             super()._validate_params()
-        as_hidden_activations(self.activation, len(np.atleast_1d(self.hidden_layer_sizes)))
 
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, NDArray[Any]]:
         """Return X and y validated; what a second call brings as plain arrays is not worth scikit-learn's long look."""
@@ -136,7 +159,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
             return False
         if get_config()["assume_finite"] or self._why_not_accelerated() is not None:
             return False
-        has_copies = kernels.backend(self.backend).module.PACKS
+        has_copies = self._kernels().module.PACKS
         return has_copies and is_ready(X, kernel_dtype(X, [*self.coefs_, *self.intercepts_]))
 
     def _plain_targets(self, y: Any, n: int) -> NDArray[Any] | None:
@@ -387,10 +410,10 @@ class MLPClassifier(_KernelMLP, original.MLPClassifier):
     hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, \
 shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction, \
 beta_1, beta_2, epsilon, n_iter_no_change, max_fun
-        As in scikit-learn; ``activation`` may be any that `fastbp.Network` takes, by name or object, or a list with one
-        for each hidden layer.
+        As in scikit-learn; ``activation`` may be any that `fastbp.Network` takes, by name, as an object or a Python
+        function, or a list with one for each hidden layer.
     backend : {"auto", "cython", "numba", "numpy"}, default="auto"
-        What computes: ``"auto"`` is cython if it is built, else numba.
+        What computes: ``"auto"`` is cython if it is built, else numba, which alone has custom activations.
     n_threads : int, default=None
         The most threads to take; None: as many as the system and its settings allow.
     progress : bool, default=False
@@ -480,10 +503,10 @@ class MLPRegressor(_KernelMLP, original.MLPRegressor):
     loss, hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, \
 max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
 validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
-        As in scikit-learn; ``activation`` may be any that `fastbp.Network` takes, by name or object, or a list with one
-        for each hidden layer.
+        As in scikit-learn; ``activation`` may be any that `fastbp.Network` takes, by name, as an object or a Python
+        function, or a list with one for each hidden layer.
     backend : {"auto", "cython", "numba", "numpy"}, default="auto"
-        What computes: ``"auto"`` is cython if it is built, else numba.
+        What computes: ``"auto"`` is cython if it is built, else numba, which alone has custom activations.
     n_threads : int, default=None
         The most threads to take; None: as many as the system and its settings allow.
     progress : bool, default=False

@@ -20,6 +20,7 @@ from . import kernels, modelfile
 from .activations import OUTPUT_ACTIVATIONS, as_activation, as_hidden_activations, from_plain, to_plain
 from .encoding import Decoder, Encoder
 from .layout import Layout
+from .losses import CustomLoss
 from .modelfile import ModelFileError
 from .network import Network
 from .optimizers import OPTIMIZERS, Optimizer
@@ -225,7 +226,24 @@ def _versions() -> dict[str, str]:
 # ---------------------------------------------------------------------------------------------- networks
 
 
+def check_data_only(network: Network, loss: Any = None) -> None:
+    """Refuse what no model file can hold: functions of users.
+
+    Raises
+    ------
+    TypeError
+        If the network has a custom activation, or the loss is one.
+    """
+    if network.is_custom or isinstance(loss, CustomLoss):
+        what = "network has a custom activation" if network.is_custom else "trainer has a custom loss"
+        raise TypeError(
+            f"the {what}, a Python function, and a model file holds data only; pickle it, or keep network.parameters "
+            "with numpy.save and build it anew"
+        )
+
+
 def _network_content(network: Network) -> dict[str, Any]:
+    check_data_only(network)
     return {**network.spec(), "backend": network.backend, "n_threads": network.n_threads}
 
 
@@ -293,6 +311,7 @@ def _encode_trainer(trainer: Trainer) -> tuple[dict[str, Any], dict[str, NDArray
     encoder, network = Encoder(), trainer.network
     if type(network) is not Network:
         raise TypeError(f"the trainer's network is a {type(network).__name__}; only fastbp.Network itself can be saved")
+    check_data_only(network, trainer.loss)
     state = {
         "loss": trainer.loss,
         "batch_size": trainer.batch_size,

@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import kernels
-from .activations import OUTPUT_ACTIVATIONS, Activation, as_activation, as_hidden_activations, from_plain, to_plain
+from .activations import (
+    OUTPUT_ACTIVATIONS,
+    Activation,
+    as_activation,
+    as_hidden_activations,
+    from_plain,
+    is_custom,
+    to_plain,
+)
 from .data import as_features
 from .initializers import Initializer, as_initializers, as_random_state, draw_layers
 from .kernels import ActivationFunction
@@ -42,10 +50,11 @@ class Network(Fixed):
     ----------
     layer_sizes : iterable of int
         Inputs, hidden layers, outputs: ``(784, 128, 10)``. Two numbers make a network without hidden layers.
-    hidden_activation : str, Activation, or a sequence with one for each hidden layer
+    hidden_activation : str, Activation, callable, or a sequence with one for each hidden layer
         ``"relu"``, ``"identity"``, ``"logistic"``, ``"tanh"``, ``"leaky_relu"``, ``"elu"``, ``"selu"``, ``"softplus"``,
-        ``"gelu"``, ``"silu"``, ``"maxout"``, ``"sign"``, or an object such as ``fastbp.LeakyReLU(0.05)``.
-    output : str or Activation
+        ``"gelu"``, ``"silu"``, ``"maxout"``, ``"sign"``, an object such as ``fastbp.LeakyReLU(0.05)``, or a Python
+        function of one number, which becomes a `CustomActivation`.
+    output : str, Activation or callable
         Activation of the output layer: one of these, ``"softmax"`` or ``"exp"``.
     bias : bool
         False: no layer has a bias (P&P (2)).
@@ -61,7 +70,8 @@ class Network(Fixed):
     random_state : None, int or numpy.random.RandomState
         For the initial weights.
     backend : str
-        ``"auto"``, ``"cython"``, ``"numba"`` or ``"numpy"``: what computes predictions.
+        ``"auto"``, ``"cython"``, ``"numba"`` or ``"numpy"``: what computes predictions. Only numba has custom
+        activations.
     n_threads : int, optional
         The most threads to take; left out, as many as the system and its settings allow.
 
@@ -69,9 +79,11 @@ class Network(Fixed):
     ----------
     layer_sizes : tuple of int
     hidden_activation, output : str, Activation or tuple
-        As they were given.
+        As they were given, Python functions as `CustomActivation`.
     functions : tuple of Activation
         One for each layer.
+    is_custom : bool
+        Whether one of them is a `CustomActivation`.
     bias : bool
     batch_norm : tuple of BatchNorm or None
         One for each hidden layer.
@@ -115,6 +127,7 @@ class Network(Fixed):
         "dtype",
         "layout",
         "functions",
+        "is_custom",
         "activations",
         "buffer",
         "parameters",
@@ -142,17 +155,18 @@ class Network(Fixed):
     ) -> None:
         self.layer_sizes = _as_layer_sizes(layer_sizes)
         n_hidden = len(self.layer_sizes) - 2
-        hidden = as_hidden_activations(hidden_activation, n_hidden)
-        last = as_activation(output, OUTPUT_ACTIVATIONS, "output")
+        self.hidden_activation, self.output = from_plain(hidden_activation), from_plain(output)
+        hidden = as_hidden_activations(self.hidden_activation, n_hidden)
+        last = as_activation(self.output, OUTPUT_ACTIVATIONS, "output")
         if last.name == "softmax" and self.layer_sizes[-1] == 1:
             raise ValueError("softmax over one output is always 1; use output='logistic' for two classes")
-        self.hidden_activation, self.output = from_plain(hidden_activation), from_plain(output)
         self.bias = bool(bias)
         self.batch_norm, self.dropout = as_batch_norm(batch_norm, n_hidden), as_dropout(dropout, n_hidden)
         if any(self.batch_norm) and not self.bias:
             raise ValueError("batch_norm needs biases: beta is the bias of a layer; pass bias=True")
         self.dtype = _as_dtype(dtype)
-        self.backend = kernels.backend(backend).name
+        self.is_custom = is_custom((*hidden, last))
+        self.backend = kernels.backend(backend, custom=self.is_custom).name
         self.n_threads = None if n_threads is None else kernels.check_n_threads(n_threads)
         self.functions: tuple[Activation, ...] = (*hidden, last)
         pieces = tuple(function.pieces for function in self.functions)
@@ -247,7 +261,7 @@ class Network(Fixed):
             If X is not a finite, numeric (n, I) matrix.
         """
         data = as_features(X, self.dtype, self.layer_sizes[0], check=check)
-        backend = kernels.backend(self.backend)
+        backend = kernels.backend(self.backend, custom=self.is_custom)
         return forward(backend, self.layout, self.activations, self.buffer, data, self.n_threads)
 
     def predict_into(self, x: NDArray[Any], out: NDArray[Any]) -> None:
@@ -277,7 +291,8 @@ class Network(Fixed):
         if not self._are_rows(x, out):
             raise ValueError(self._what_is_wrong(x, out))
         if self._row_forward is None or self._row_forward.backend.name != self.backend:
-            self._row_forward = RowForward(kernels.backend(self.backend), self.layout, self.activations)
+            backend = kernels.backend(self.backend, custom=self.is_custom)
+            self._row_forward = RowForward(backend, self.layout, self.activations)
         if x.ndim == 2:
             x, out = x.reshape(-1), out.reshape(-1)
         self._row_forward(x, self.buffer, out)

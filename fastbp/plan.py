@@ -17,6 +17,7 @@ from .kernels import (
     Backend,
     Buffers,
     Loss,
+    LossFunction,
     Op,
     Optimizer,
     Source,
@@ -127,11 +128,14 @@ class _Builder:
         for index, activation in enumerate(self.activations, start=1):
             layer, norm, a, n_out = self.layer(index), self.norm(index), self.a[index], self.layout.layer_sizes[index]
             out = NONE if index == len(self.activations) else a
-            is_maxout = layer["n_out"] > n_out
-            z = self.place(layer["n_out"]) if norm or is_maxout else out
-            self.add(Op.LINEAR_FORWARD, IDENTITY if norm else activation, **layer, a=z)
+            is_maxout, is_custom = layer["n_out"] > n_out, activation.code == Activation.CUSTOM
+            is_last = not (norm or is_maxout or is_custom)
+            z, fused = out if is_last else self.place(layer["n_out"]), IDENTITY if is_custom else activation
+            self.add(Op.LINEAR_FORWARD, IDENTITY if norm else fused, **layer, a=z)
             if norm:
-                self.add(Op.NORMALIZE, activation, **norm, a_prev=z, a=z if is_maxout else out)
+                self.add(Op.NORMALIZE, fused, **norm, a_prev=z, a=z if is_maxout or is_custom else out)
+            if is_custom:
+                self.add(Op.ACTIVATE, activation, n_out=n_out, a_prev=z, a=out)
             if is_maxout:
                 self.add(Op.MAXOUT, n_in=layer["n_out"], n_out=n_out, a_prev=z, a=out)
 
@@ -172,13 +176,15 @@ class _Builder:
         self.add(Op.DROPOUT, activation, a=self.a[index], saved=saved, **fields)
         self.known[index] = KEPT, saved
 
-    def output_delta(self, loss: Loss) -> None:
+    def output_delta(self, loss: LossFunction) -> None:
         """Add the loss and the error at the output."""
         self.delta = [NONE, *(self.place(size) for size in self.layout.layer_sizes[1:])]
         activation, n_out = self.activations[-1], self.layout.layer_sizes[-1]
-        at_once = is_pair(loss, activation.code) or (loss == Loss.SQUARED_ERROR and not activation.is_kept)
+        at_once = is_pair(loss.code, activation.code) or activation.code == Activation.IDENTITY
+        at_once = at_once or (loss.code == Loss.SQUARED_ERROR and not activation.is_kept)
+        losses = {"loss": loss.code, "loss_function": loss.function}
         error = {"y": self.y, "weight": self.weight, "delta": self.delta[-1], "n_out": n_out}
-        self.add(Op.OUTPUT_DELTA, activation if at_once else IDENTITY, a=self.a[-1], loss=loss, **error)
+        self.add(Op.OUTPUT_DELTA, activation if at_once else IDENTITY, a=self.a[-1], **losses, **error)
         if not at_once:
             place = self.known[-1][1]
             self.add(Op.ACTIVATION_DELTA, activation, n_out=n_out, a_prev=place, delta=self.delta[-1])
@@ -242,7 +248,7 @@ def prediction_plan(layout: Layout, activations: tuple[ActivationFunction, ...],
 def training_plan(
     layout: Layout,
     activations: tuple[ActivationFunction, ...],
-    loss: Loss,
+    loss: Loss | LossFunction,
     optimizer: Optimizer,
     batch_size: int,
     data: Data,
@@ -257,7 +263,7 @@ def training_plan(
     ----------
     layout : Layout
     activations : tuple of ActivationFunction
-    loss : Loss
+    loss : Loss or LossFunction
     optimizer : Optimizer
         The kernels' update rule.
     batch_size : int
@@ -285,7 +291,7 @@ def training_plan(
 def gradient_plan(
     layout: Layout,
     activations: tuple[ActivationFunction, ...],
-    loss: Loss,
+    loss: Loss | LossFunction,
     batch_size: int,
     data: Data,
     *,
@@ -302,7 +308,7 @@ def gradient_plan(
 def _step_plan(
     layout: Layout,
     activations: tuple[ActivationFunction, ...],
-    loss: Loss,
+    loss: Loss | LossFunction,
     batch_size: int,
     data: Data,
     op: Op,
@@ -315,7 +321,7 @@ def _step_plan(
     builder.gather(data, barrier=0)
     builder.gather_targets(data)
     builder.training_forward(dropout)
-    builder.output_delta(loss)
+    builder.output_delta(loss if isinstance(loss, LossFunction) else LossFunction(loss))
     everything = {"W": 0, "n_in": layout.size}
     if clips_norm:
         builder.backward(Op.LINEAR_GRAD, NONE)

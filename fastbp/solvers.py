@@ -21,7 +21,6 @@ from sklearn.neural_network._base import LOSS_FUNCTIONS
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 from threadpoolctl import threadpool_limits
 
-from . import kernels
 from .data import as_features, is_sparse, n_samples
 from .kernels import Buffers, Loss
 from .layout import Layout
@@ -62,7 +61,7 @@ class Epochs:
 
     def _make_run(self, data: dict[str, NDArray[Any]]) -> Run:
         estimator = self.estimator
-        backend, layout = kernels.backend(estimator.backend), estimator._layout()
+        backend, layout = estimator._kernels(), estimator._layout()
         form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size), self.is_checked)
         codes = estimator._activations(layout, self.flat.dtype), estimator._loss_code()
         plan = training_plan(layout, *codes, self.rule.rule, self.batch_size, form)
@@ -171,7 +170,7 @@ class LossAndGradient:
         n = n_samples(data)
         data.update(_targets(y, dtype, layout.layer_sizes[-1], estimator.out_activation_))
         data["sample_weight"] = _weight_column(sample_weight, dtype)
-        backend = kernels.backend(estimator.backend)
+        backend = estimator._kernels()
         self.params, self.grads = aligned_empty(layout.size, dtype), aligned_empty(layout.size, dtype)
         form = Data(is_sparse(data), bool(data["classes"].size), sample_weight is not None)
         codes = estimator._activations(layout, dtype), estimator._loss_code()

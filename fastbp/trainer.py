@@ -16,7 +16,8 @@ from . import kernels
 from .callbacks import Callback, History, TrainingState
 from .class_weight import weigh_classes
 from .data import as_features, as_sample_weight, as_targets, is_ready, is_sparse, n_samples
-from .losses import as_loss
+from .kernels import LossFunction
+from .losses import CustomLoss, as_loss, loss_function
 from .network import Fixed, Network
 from .optimizers import Optimizer, as_optimizer
 from .pace import Pace
@@ -35,9 +36,9 @@ class Trainer(Fixed):
     ----------
     network : Network
         Its parameters are updated in place.
-    loss : {"cross_entropy", "squared_error", "poisson"}
+    loss : {"cross_entropy", "squared_error", "poisson"}, CustomLoss or callable
         Cross-entropy goes with softmax and logistic outputs, Poisson with exp and softplus, squared error with all but
-        sign.
+        sign. A Python function of an output a and a target y, numbers both, becomes a `CustomLoss`.
     optimizer : str or Optimizer
         ``"sgd"``, ``"adam"``, ``"adamw"``, ``"nadam"``, ``"rmsprop"``, ``"adagrad"``, or an object such as
         ``fastbp.Adam(1e-3, beta_1=0.8)``.
@@ -56,7 +57,7 @@ class Trainer(Fixed):
     batch_size : int or "full"
         Samples of a mini-batch; ``"full"`` or None: all of them at once (full-batch gradient descent).
     backend : str
-        ``"auto"``, ``"cython"``, ``"numba"`` or ``"numpy"``.
+        ``"auto"``, ``"cython"``, ``"numba"`` or ``"numpy"``. Only numba has custom activations and losses.
     n_threads : int, optional
         The most threads to take; left out, as many as the system and its settings allow.
     random_state : None, int or numpy.random.Generator
@@ -92,13 +93,13 @@ class Trainer(Fixed):
     array([0, 1, 1, 0])
     """
 
-    _fixed = ("network", "loss", "loss_code", "batch_size", "optimizer", "schedule", "m", "v", "average")
+    _fixed = ("network", "loss", "batch_size", "optimizer", "schedule", "m", "v", "average")
 
     def __init__(
         self,
         network: Network,
         *,
-        loss: str = "cross_entropy",
+        loss: str | CustomLoss | Callable[[Any, Any], Any] = "cross_entropy",
         optimizer: str | Optimizer = "adam",
         learning_rate: float | None = None,
         schedule: str | Schedule | None = None,
@@ -112,8 +113,8 @@ class Trainer(Fixed):
     ) -> None:
         if not isinstance(network, Network):
             raise TypeError(f"network is a {type(network).__name__}; pass a fastbp.Network")
-        self.network, self.loss, self.batch_size = network, loss, _as_batch_size(batch_size)
-        self.loss_code = as_loss(loss, network.functions[-1].name)
+        self.network, self.loss, self.batch_size = network, as_loss(loss), _as_batch_size(batch_size)
+        loss_function(self.loss, network.functions[-1].name, network.dtype)  # refuses what does not go together
         self.optimizer = as_optimizer(optimizer, learning_rate)
         self.schedule, self.plateau = as_schedule(schedule), Plateau()
         for name, value in {"clip_value": clip_value, "clip_norm": clip_norm}.items():
@@ -122,7 +123,7 @@ class Trainer(Fixed):
         if average_decay is not None:
             check_range("average_decay", average_decay, 0, 1, open_high=True)
         self.clip_value, self.clip_norm, self.average_decay = clip_value, clip_norm, average_decay
-        self.backend = kernels.backend(backend).name
+        self.backend = kernels.backend(backend, custom=self._is_custom).name
         self.n_threads = None if n_threads is None else kernels.check_n_threads(n_threads)
         self.random_state = _as_generator(random_state)
         is_dropping = any(p < 1 for p in network.dropout)
@@ -144,6 +145,18 @@ class Trainer(Fixed):
             + ("" if self.schedule is None else f"{self.schedule!r}, ")
             + f"batch_size {self.batch_size}, {self.n_steps} steps done, backend {self.backend!r}>"
         )
+
+    @property
+    def _is_custom(self) -> bool:
+        return self.network.is_custom or isinstance(self.loss, CustomLoss)
+
+    @property
+    def _kernels(self) -> kernels.Backend:
+        return kernels.backend(self.backend, custom=self._is_custom)
+
+    @property
+    def _loss_function(self) -> LossFunction:
+        return loss_function(self.loss, self.network.functions[-1].name, self.network.dtype)
 
     @property
     def m(self) -> NDArray[Any]:
@@ -368,7 +381,7 @@ class Trainer(Fixed):
         That spares X a pass through memory. A run that comes upon one is given up, and changed nothing: its moments
         must come from where they are kept, then, which is dear for large networks.
         """
-        if not is_ready(X, self.network.dtype) or not kernels.backend(self.backend).module.PACKS:
+        if not is_ready(X, self.network.dtype) or not self._kernels.module.PACKS:
             return False
         return X.size >= 5 * self.optimizer.n_moments * self.network.n_parameters
 
@@ -403,17 +416,19 @@ class Trainer(Fixed):
         data = as_features(X, network.dtype, n_inputs, check=check)
         n = n_samples(data)
         output = network.activations[-1].code
-        data.update(as_targets(y, network.dtype, n, n_outputs, output, self.loss_code))
+        data.update(as_targets(y, network.dtype, n, n_outputs, output, self._loss_function.code))
+        if isinstance(self.loss, CustomLoss):
+            self.loss.check_targets(np.array([0, 1]) if data["classes"].size else data["y"])
         data["sample_weight"] = as_sample_weight(sample_weight, network.dtype, n)
         return data
 
     def _run(self, data: dict[str, NDArray[Any]], workspace: dict[str, NDArray[Any]], checked: bool = True) -> Run:
         """Return the steps on some data; their workspace is kept in ``workspace`` for the next fit."""
-        network, backend = self.network, kernels.backend(self.backend)
+        network, backend = self.network, self._kernels
         form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size), checked)
         n = n_samples(data)
         batch_size = min(self.batch_size, n) if isinstance(self.batch_size, int) else n
-        codes = network.activations, self.loss_code, self.optimizer.rule
+        codes = network.activations, self._loss_function, self.optimizer.rule
         clips_norm, averages = self.clip_norm is not None, self.average_decay is not None
         more: dict[str, Any] = {"clips_norm": clips_norm, "averages": averages, "dropout": network.dropout}
         plan = training_plan(network.layout, *codes, batch_size, form, **more)
@@ -504,12 +519,12 @@ class Trainer(Fixed):
     def _shuffled(self, n: int) -> NDArray[np.int64]:
         """Return an epoch's order of the samples; of thousands, NumPy's own shuffle takes three times as long."""
         order = np.empty(n, np.int64)
-        kernels.backend(self.backend).module.shuffle(self.random_state.random(n), order)
+        self._kernels.module.shuffle(self.random_state.random(n), order)
         return order
 
     def _mean_loss(self, data: dict[str, NDArray[Any]]) -> float:
         """Return the mean loss, block by block, from the network's predictions."""
-        network, backend = self.network, kernels.backend(self.backend)
+        network, backend = self.network, self._kernels
         n, n_outputs = n_samples(data), network.layer_sizes[-1]
         X = data["X"]
         if is_sparse(data):
@@ -526,7 +541,7 @@ class Trainer(Fixed):
             else:
                 y[...] = data["y"][rows]
             weight = data["sample_weight"][rows, 0] if data["sample_weight"].size else np.empty(0, network.dtype)
-            total += backend.output_delta(a, y, weight, "identity", self.loss_code, np.empty_like(a))
+            total += backend.output_delta(a, y, weight, "identity", self._loss_function, np.empty_like(a))
             weight_sum += float(weight.sum()) if weight.size else len(rows)
         return total / weight_sum
 

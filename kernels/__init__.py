@@ -11,11 +11,14 @@ import importlib
 import importlib.util
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .checks import Backend, check_n_threads, is_canonical
 from .contract import (
     ACTIVATION,
+    LOSS,
     MOMENTS,
     NONE,
     OPERATIONS,
@@ -25,6 +28,7 @@ from .contract import (
     ActivationFunction,
     Buffers,
     Loss,
+    LossFunction,
     Op,
     Optimizer,
     Source,
@@ -34,8 +38,12 @@ from .contract import (
 )
 from .threads import capped, usable_processors
 
+if TYPE_CHECKING:
+    from .numba_custom import CustomFunction
+
 __all__ = [
     "ACTIVATION",
+    "LOSS",
     "MODULES",
     "MOMENTS",
     "NONE",
@@ -47,6 +55,7 @@ __all__ = [
     "Backend",
     "Buffers",
     "Loss",
+    "LossFunction",
     "Op",
     "Optimizer",
     "Source",
@@ -55,6 +64,7 @@ __all__ = [
     "backends",
     "capped",
     "check_n_threads",
+    "custom_function",
     "is_canonical",
     "resolve",
     "room",
@@ -91,7 +101,7 @@ def backends() -> dict[str, str]:
     return {name: _why_not(name) or AVAILABLE for name in MODULES}
 
 
-def resolve(name: str = "auto") -> str:
+def resolve(name: str = "auto", *, custom: bool = False) -> str:
     """Return the backend that a name stands for.
 
     Parameters
@@ -99,6 +109,8 @@ def resolve(name: str = "auto") -> str:
     name : str
         A key of `MODULES`, or ``"auto"``: the environment variable ``FASTBP_BACKEND`` where it is set, else cython
         if it is built, else numba.
+    custom : bool
+        Whether it has to call custom functions: ``"auto"`` is a backend that does.
 
     Raises
     ------
@@ -112,7 +124,9 @@ def resolve(name: str = "auto") -> str:
         name, source = os.environ["FASTBP_BACKEND"], " in the environment variable FASTBP_BACKEND"
     if name == "auto":
         available = [candidate for candidate in AUTO_ORDER if _why_not(candidate) is None]
-        if "cython" not in available and os.environ.get("FASTBP_ISA") and "FASTBP_ISA" in (_why_not("cython") or ""):
+        if custom:
+            available = [candidate for candidate in available if _load(candidate).module.TAKES_CUSTOM] or available
+        elif "cython" not in available and os.environ.get("FASTBP_ISA") and "FASTBP_ISA" in (_why_not("cython") or ""):
             raise ImportError(_why_not("cython"))
         if not available:
             reasons = "; ".join(f"{candidate}: {_why_not(candidate)}" for candidate in AUTO_ORDER)
@@ -124,12 +138,13 @@ def resolve(name: str = "auto") -> str:
     return name
 
 
-def backend(name: str = "auto") -> Backend:
+def backend(name: str = "auto", *, custom: bool = False) -> Backend:
     """Return a backend's operations.
 
     Parameters
     ----------
     name : str
+    custom : bool
         As for `resolve`.
 
     Returns
@@ -139,7 +154,7 @@ def backend(name: str = "auto") -> Backend:
     Raises
     ------
     ValueError
-        If there is no such backend.
+        If there is no such backend, or it cannot call custom functions and has to.
     ImportError
         If it is not available here; the message says why and what to do.
 
@@ -153,7 +168,38 @@ def backend(name: str = "auto") -> Backend:
     >>> a[0]
     array([3., 3., 3., 3.])
     """
-    return _load(resolve(name))
+    found = _load(resolve(name, custom=custom))
+    if custom and not found.module.TAKES_CUSTOM:
+        raise ValueError(
+            f"backend {found.name!r} has no custom functions, which the Numba backend calls; pass backend='numba'"
+        )
+    return found
+
+
+def custom_function(kind: str, function: Callable[..., Any], **options: Any) -> CustomFunction:
+    """Compile a Python function of numbers, with its derivative, and check it.
+
+    Parameters
+    ----------
+    kind : {"activation", "loss"}
+    function : callable
+    **options
+        As for `fastbp.kernels.numba_custom.custom_activation` and `custom_loss`, which this is without importing Numba
+        before it is needed.
+
+    Raises
+    ------
+    ValueError
+        As for those.
+    ImportError
+        If Numba is not installed.
+    """
+    reason = _why_not("numba")
+    if reason is not None:
+        raise ImportError(f"Numba compiles custom functions, but {reason}")
+    from .numba_custom import custom_activation, custom_loss
+
+    return (custom_activation if kind == "activation" else custom_loss)(function, **options)
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from . import reference
 from .contract import (
     ACTIVATION,
     FIRST_KEPT,
+    LOSS,
     NONE,
     OPERATIONS,
     PLAN_ROW,
@@ -27,17 +28,20 @@ from .contract import (
     ActivationFunction,
     Buffers,
     Loss,
+    LossFunction,
     Op,
     Optimizer,
     activation_function,
 )
 from .plan_checks import (
+    Where,
     check_draws,
     check_epsilon,
     check_fraction,
     check_function,
     check_indices,
     check_layer_table,
+    check_loss,
     check_plan,
     check_stream,
 )
@@ -55,7 +59,7 @@ class _Spec(NamedTuple):
 
 
 _READ, _WRITTEN = _Spec, functools.partial(_Spec, written=True)
-_STEP, _ORDER, _ACTIVATION = _Spec("1", STEP), _Spec("B", np.int64), _Spec("1", ACTIVATION)
+_STEP, _ORDER, _ACTIVATION, _LOSS = _Spec("1", STEP), _Spec("B", np.int64), _Spec("1", ACTIVATION), _Spec("1", LOSS)
 _SCRATCH = _Spec("*", written=True)
 _GRADIENT_STEP = {"grad": _READ("P"), "step": _STEP, "param": _WRITTEN("P")}
 
@@ -111,6 +115,7 @@ _SPECS: dict[str, dict[str, _Spec]] = {
         "y": _READ("BO"),
         "sample_weight": _READ("B?"),
         "activation": _ACTIVATION,
+        "loss": _LOSS,
         "delta": _WRITTEN("BO"),
     },
     "activation_delta": {"a": _READ("BO"), "activation": _ACTIVATION, "delta": _WRITTEN("BO")},
@@ -180,11 +185,12 @@ _SPECS: dict[str, dict[str, _Spec]] = {
 _OPTIONAL = ("scratch", "n_threads")
 """Arguments that may be left out, by keyword."""
 
-_CODES: dict[str, type[IntEnum]] = {"loss": Loss, "optimizer": Optimizer}
+_CODES: dict[str, type[IntEnum]] = {"optimizer": Optimizer}
 _LOSS_OUTPUTS = {
     Loss.CROSS_ENTROPY: Activation.SOFTMAX,
     Loss.BINARY_CROSS_ENTROPY: Activation.LOGISTIC,
     Loss.POISSON: Activation.EXP,
+    Loss.CUSTOM: Activation.IDENTITY,
 }
 
 
@@ -241,6 +247,8 @@ def _checked(operation: str, module: ModuleType) -> Callable[..., Any]:
             values[name] = _code(name, values[name])
         if "activation" in values:
             values["activation"] = _activation(values["activation"])
+        if "loss" in values:
+            values["loss"] = _loss(values["loss"])
         values["n_threads"] = capped(check_n_threads(values["n_threads"]))
         sizes = _check_arrays(values, specs)
         if operation in _RANGE_CHECKS:
@@ -277,7 +285,7 @@ def check_n_threads(n_threads: int | None) -> int:
 
 
 def _code(name: str, value: Any) -> int:
-    """Return the code of a loss or optimiser given by code or name."""
+    """Return the code of an optimiser given by code or name."""
     return int(_member(name, _CODES[name], value))
 
 
@@ -295,6 +303,15 @@ def _activation(value: Any) -> Any:
         return value
     if not isinstance(value, ActivationFunction):
         value = activation_function(Activation(_member("activation", Activation, value)))
+    return value.record()
+
+
+def _loss(value: Any) -> Any:
+    """Return the record of a loss given by record, by its fields, by code or by name."""
+    if value is None or isinstance(value, np.ndarray):
+        return value
+    if not isinstance(value, LossFunction):
+        value = LossFunction(Loss(_member("loss", Loss, value)))
     return value.record()
 
 
@@ -361,7 +378,7 @@ def _check_kind(name: str, array: Any, dtype: np.dtype[Any], written: bool) -> N
 
 
 def _dtype_text(dtype: np.dtype[Any]) -> str:
-    return {PLAN_ROW: "PLAN_ROW", STEP: "STEP", ACTIVATION: "ACTIVATION"}.get(dtype, str(dtype))
+    return {PLAN_ROW: "PLAN_ROW", STEP: "STEP", ACTIVATION: "ACTIVATION", LOSS: "LOSS"}.get(dtype, str(dtype))
 
 
 def _check_overlap(values: dict[str, Any], specs: dict[str, _Spec]) -> None:
@@ -419,7 +436,9 @@ def _check_classes_gather(values: dict[str, Any], sizes: dict[str, int], module:
 
 def _check_loss(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     _check_activation(values, sizes, module)
-    loss, activation = Loss(values["loss"]), Activation(values["activation"]["code"][0])
+    code, address = values["loss"][0].item()
+    check_loss("loss", code, address, _where(values, module))
+    loss, activation = Loss(code), Activation(values["activation"]["code"][0])
     wanted = _LOSS_OUTPUTS.get(loss, activation)
     if activation not in (wanted, Activation.IDENTITY):
         raise ValueError(
@@ -435,12 +454,33 @@ def _check_loss(values: dict[str, Any], sizes: dict[str, int], module: ModuleTyp
 
 def _check_activation(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     """Refuse a record that is no activation function of this backend's."""
-    check_function("activation", values["activation"][0])
+    check_function("activation", values["activation"][0], _where(values, module))
 
 
 def _check_derivative(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     """The same, but for one whose derivative was kept."""
-    check_function("activation", values["activation"][0], may_be_kept=True)
+    check_function("activation", values["activation"][0], _where(values, module), may_be_kept=True)
+
+
+def _where(values: dict[str, Any], module: ModuleType) -> Where:
+    dtype = next(array.dtype for name in ("a", "delta") if (array := values.get(name)) is not None)
+    return Where(module, dtype)
+
+
+def _check_forward(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
+    _check_activation(values, sizes, module)
+    _refuse_custom(values)
+
+
+def _refuse_custom(values: dict[str, Any]) -> None:
+    if values["activation"]["code"][0] == Activation.CUSTOM:
+        raise ValueError("this operation takes no custom activation; pass 'identity', and the result to activate")
+
+
+def _check_forward(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
+    _check_activation(values, sizes, module)
+    if values["activation"]["code"][0] == Activation.CUSTOM:
+        raise ValueError("linear_forward takes no custom activation; pass 'identity', and the result to activate")
 
 
 def _check_alone(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
@@ -505,7 +545,7 @@ def _check_predict(values: dict[str, Any], sizes: dict[str, int], module: Module
 
 
 def _check_predict_rows(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
-    check_layer_table(values["layers"], values["X"], values["params"], values["out"])
+    check_layer_table(values["layers"], values["X"], values["params"], values["out"], module)
 
 
 def _check_pieces(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
@@ -514,18 +554,18 @@ def _check_pieces(values: dict[str, Any], sizes: dict[str, int], module: ModuleT
 
 
 def _check_batch_norm(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
-    _check_alone(values, sizes, module)
-    check_epsilon("batch_norm", values["epsilon"])
+    _check_normalize(values, sizes, module)
     check_fraction("batch_norm", "momentum", values["momentum"])
 
 
 def _check_normalize(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     _check_alone(values, sizes, module)
-    check_epsilon("normalize", values["epsilon"])
+    _refuse_custom(values)
+    check_epsilon("batch normalisation", values["epsilon"])
 
 
 def _check_dropout(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
-    check_function("activation", values["activation"][0], may_be_kept=True)
+    _check_derivative(values, sizes, module)
     _refuse_softmax(values)
     check_fraction("dropout", "probability", values["probability"], open_low=True)
     check_stream("dropout", values["stream"])
@@ -537,7 +577,7 @@ def _check_run(values: dict[str, Any], module: ModuleType, predicting: bool) -> 
     plan, buffers, batch_size = values["plan"], values["buffers"], values["batch_size"]
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}; pass a whole number of at least 1")
-    check_plan(plan, buffers, int(batch_size), predicting)
+    check_plan(plan, buffers, int(batch_size), module, predicting)
     n_samples = max(len(buffers.X), len(buffers.X_indptr) - 1)
     check_indices("order", values["order"], n_samples)
     n_entries = 0
@@ -555,7 +595,7 @@ _RANGE_CHECKS: dict[str, Callable[[dict[str, Any], dict[str, int], ModuleType], 
     "gather_rows": lambda values, sizes, module: check_indices("order", values["order"], sizes["n"]),
     "gather_csr_rows": _check_csr_gather,
     "gather_classes": _check_classes_gather,
-    "linear_forward": _check_activation,
+    "linear_forward": _check_forward,
     "batch_norm": _check_batch_norm,
     "normalize": _check_normalize,
     "activate": _check_alone,

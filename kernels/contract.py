@@ -61,8 +61,10 @@ class Activation(IntEnum):
     """Codes of the activation functions a = act(z).
 
     Up to `SIGN` the derivative follows from the output a. From `GELU` on it does not: there `activate` keeps act'(z)
-    beside a while the network learns, and that takes the place of a wherever a derivative is found from outputs. `KEPT`
-    is no function: it stands for any one whose derivative, maybe with more factors, was kept.
+    beside a while the network learns, and that takes the place of a wherever a derivative is found from outputs.
+    `CUSTOM` is a function of a user's, compiled, whose address goes with the code: backends with ``TAKES_CUSTOM`` call
+    it in `activate` and `predict_rows`. Products and batch normalisation take no such function: an ``ACTIVATE`` row
+    follows theirs. `KEPT` is no function: it stands for any one whose derivative, maybe with more factors, was kept.
     """
 
     IDENTITY = 0
@@ -142,6 +144,27 @@ class Loss(IntEnum):
     CROSS_ENTROPY = 1
     BINARY_CROSS_ENTROPY = 2
     POISSON = 3
+    CUSTOM = 4
+
+
+LOSS = np.dtype(
+    [
+        ("code", np.int64),  # Loss
+        ("function", np.int64),  # CUSTOM: address of the compiled function
+    ]
+)
+"""A loss with what it needs to know."""
+
+
+class LossFunction(NamedTuple):
+    """The fields of `LOSS`, as numbers that can be compared."""
+
+    code: Loss
+    function: int = 0
+
+    def record(self) -> NDArray[np.void]:
+        """Return it as an array of one `LOSS`, which `output_delta` takes."""
+        return np.array([tuple(self)], LOSS)
 
 
 class Optimizer(IntEnum):
@@ -213,7 +236,8 @@ PLAN_ROW = np.dtype(
         ("function", np.int64),
         ("parameter", np.float64),
         ("at_zero", np.float64),
-        ("loss", np.int64),  # Loss
+        ("loss", np.int64),  # the fields of LOSS
+        ("loss_function", np.int64),
         ("optimizer", np.int64),  # Optimizer
         ("source", np.int64),  # Source
         ("finite", np.int64),  # 1: the run ends before a step where what this row gathers is not all finite

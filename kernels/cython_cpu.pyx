@@ -46,7 +46,7 @@ cdef struct Row:
     int64_t op
     int64_t activation, function  # an Activation, with the next two
     double parameter, at_zero
-    int64_t loss, optimizer, source, finite, n_in, n_out
+    int64_t loss, loss_function, optimizer, source, finite, n_in, n_out
     int64_t a_prev, a, saved, y, weight, W, b, delta, delta_prev, mean, variance, rstd
     double epsilon, momentum, probability
     int64_t stream, barrier, online
@@ -124,6 +124,7 @@ def _used(plan):
 
 
 PACKS = True
+TAKES_CUSTOM = False
 
 
 def pack(plan, buffers, moments=True):
@@ -278,17 +279,18 @@ def output_delta(
     const real[:, ::1] y,
     const real[::1] sample_weight,
     const Activation[::1] activation,
-    int loss,
+    loss,
     real[:, ::1] delta,
     int n_threads=1,
 ):
     cdef const Tiles* cpu = tiles(&delta[0, 0])
+    cdef int code = loss["code"][0]
     cdef Py_ssize_t r, n_out = a.shape[1]
     cdef double weight, total = 0
     with nogil:
         for r in range(a.shape[0]):
             weight = sample_weight[r] if sample_weight.shape[0] else 1
-            total += cpu.output_row(n_out, False, &activation[0], loss, &a[r, 0], &y[r, 0], weight, &delta[r, 0])
+            total += cpu.output_row(n_out, False, &activation[0], code, &a[r, 0], &y[r, 0], weight, &delta[r, 0])
     return total
 
 

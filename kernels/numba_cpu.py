@@ -16,7 +16,7 @@ import numpy as np
 from numba import float64, int32
 
 from . import contract
-from .contract import NONE, Activation, Op, Optimizer, Source
+from .contract import NONE, Activation, Loss, Op, Optimizer, Source
 from .numba_csr import csr_of, csr_size, forward_csr, update_csr
 from .numba_jit import as_writable, inlined, jit, kernel, tiles_of
 from .numba_online import online_steps
@@ -76,6 +76,8 @@ from .numba_parts import (
 from .numba_rows import (
     activate_row,
     apply,
+    custom_panel,
+    custom_row,
     is_finite,
     move_average,
     output_classes,
@@ -157,6 +159,7 @@ def _used(plan):
 
 
 PACKS = True
+TAKES_CUSTOM = True
 
 
 def pack(plan, buffers, moments=True):
@@ -194,7 +197,7 @@ def activate(z, activation, a, saved, n_threads=1):
 
 
 def output_delta(a, y, sample_weight, activation, loss, delta, n_threads=1):
-    return _output_by_hand(_tiles(a), a, y, sample_weight, _words(activation), loss, delta)
+    return _output_by_hand(_tiles(a), a, y, sample_weight, _words(activation), _words(loss), delta)
 
 
 def activation_delta(a, activation, delta, n_threads=1):
@@ -285,9 +288,9 @@ def _tiles(array):
     return tiles_of(array.dtype)
 
 
-def _words(activation):
-    """Return an ACTIVATION record as plain numbers: kernels take its address."""
-    return as_writable(activation.view(np.int64))
+def _words(record):
+    """Return an ACTIVATION or a LOSS record as plain numbers."""
+    return as_writable(record.view(np.int64))
 
 
 def _copy_of(plan):
@@ -318,8 +321,8 @@ def _linear_forward(tiles, worker, batch, a_prev, layer, activation, skip_zeros,
         softmax_samples(tiles, worker, batch, layer.n_out, a)
 
 
-@kernel("vWBipppqiip")
-def _output_delta(tiles, worker, batch, n_out, a, y, weight, activation, loss, has_numbers, delta):
+@kernel("vWBipppqiiip")
+def _output_delta(tiles, worker, batch, n_out, a, y, weight, activation, loss, function, has_numbers, delta):
     """Samples are shared as in `softmax`. The losses of panels, or of rows, are left in ``worker.losses``.
 
     Panels of targets may hold numbers of classes.
@@ -331,7 +334,10 @@ def _output_delta(tiles, worker, batch, n_out, a, y, weight, activation, loss, h
         for r in range(first, end):
             factor = 1.0 if is_null(weight) else load(weight, r * L)
             pair = at(a, r * row), at(y, r * row)
-            loss_of_row = output_row(tiles, n_out, 1, activation, loss, *pair, factor, at(delta, r * row))
+            if loss == Loss.CUSTOM:
+                loss_of_row = custom_row(tiles, n_out, 1, function, *pair, factor, at(delta, r * row))
+            else:
+                loss_of_row = output_row(tiles, n_out, 1, activation, loss, *pair, factor, at(delta, r * row))
             store(worker.losses, r, loss_of_row)
         return
     for p in range(first, end):
@@ -339,6 +345,8 @@ def _output_delta(tiles, worker, batch, n_out, a, y, weight, activation, loss, h
         panels = at(a, here), at(y, here), further(weight, p * pitch), at(delta, here)
         if has_numbers:
             loss_of_panel = output_classes(tiles, n_out, *samples, *panels)
+        elif loss == Loss.CUSTOM:
+            loss_of_panel = custom_panel(tiles, n_out, *samples, function, *panels)
         else:
             loss_of_panel = output_panel(tiles, n_out, *samples, activation, loss, *panels)
         store(worker.losses, p, loss_of_panel)
@@ -475,8 +483,9 @@ def _train_step(
             activate_units(tiles, worker, batch, row.n_out, a_prev, activation_of(row), a, saved)
         elif row.op == Op.OUTPUT_DELTA:
             weight = null(work) if row.weight == NONE else at(work, row.weight)
-            targets = at(work, row.y), weight, activation_of(row), row.loss, int(row.source == AS_NUMBERS)
-            _output_delta(tiles, worker, batch, row.n_out, a, *targets, delta)
+            targets, is_numbers = (at(work, row.y), weight), int(row.source == AS_NUMBERS)
+            functions = activation_of(row), row.loss, row.loss_function
+            _output_delta(tiles, worker, batch, row.n_out, a, *targets, *functions, is_numbers, delta)
         elif row.op == Op.ACTIVATION_DELTA:
             activation_delta_of_units(tiles, worker, batch, row.n_out, a_prev, activation_of(row), delta)
         elif row.op == Op.BACKPROP_DELTA:
@@ -657,7 +666,10 @@ def _output_by_hand(tiles, a, y, sample_weight, activation, loss, delta):
     for r in range(a.shape[0]):
         weight = float(sample_weight[r]) if sample_weight.size else 1.0
         rows = at(pointer(a), r * n_out), at(pointer(y), r * n_out), weight, at(pointer(delta), r * n_out)
-        total += output_row(pointer(tiles), n_out, 0, pointer(activation), loss, *rows)
+        if loss[0] == Loss.CUSTOM:
+            total += custom_row(pointer(tiles), n_out, 0, loss[1], *rows)
+        else:
+            total += output_row(pointer(tiles), n_out, 0, pointer(activation), loss[0], *rows)
     return total
 
 

@@ -29,6 +29,9 @@ Arguments = list[NDArray[np.float64]]
 REALS = (-math.inf, math.inf)
 """The domain of a function that takes any number."""
 
+FUNCTIONS: dict[int, tuple[str, str, Any]] = {}
+"""Every C function by its address, with its kind and dtype. They stay: a plan may outlive whom it was made for."""
+
 _ARGUMENTS = {"activation": ("z",), "loss": ("a", "y")}
 _DTYPES = {"float32": types.float32, "float64": types.float64}
 
@@ -106,7 +109,7 @@ class CustomFunction:
         Returns
         -------
         int
-            It holds while this object lives.
+            It holds as long as the process.
 
         Raises
         ------
@@ -125,8 +128,10 @@ class CustomFunction:
                 self._derivative.check_compiles(kind, False)
             compile_for = compile_activation if self.kind == "activation" else compile_loss
             slope = None if self._derivative is None else self._derivative.dispatcher
+            compiled: Any = compile_for(self._function.dispatcher, slope, kind)
+            FUNCTIONS[int(compiled.address)] = self.kind, dtype, compiled
             # two threads may both come here: all shall have the address of one and the same
-            self._c_functions.setdefault(dtype, compile_for(self._function.dispatcher, slope, kind))
+            self._c_functions.setdefault(dtype, compiled)
         return self._c_functions[dtype]
 
     def evaluate(self, *arguments: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:

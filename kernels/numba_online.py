@@ -19,6 +19,7 @@ from .numba_parts import before_softmax, list_all
 from .numba_rows import (
     activate_row,
     add_outer,
+    custom_row,
     is_finite,
     list_nonzero,
     losses_of,
@@ -189,8 +190,11 @@ def _errors(tiles, online, plan, sample):
     _target(tiles, online, plan[1], sample, y)
     if row.weight != NONE:
         weight = float(load(online.sources.sample_weight, sample))
-    loss_code = NONE if online.is_log else row.loss
-    loss = output_row(tiles, row.n_out, 1, activation_of(row), loss_code, at(work, row.a), y, weight, delta)
+    loss_code, errors = NONE if online.is_log else row.loss, (at(work, row.a), y, weight, delta)
+    if loss_code == Loss.CUSTOM:
+        loss = custom_row(tiles, row.n_out, 1, row.loss_function, *errors)
+    else:
+        loss = output_row(tiles, row.n_out, 1, activation_of(row), loss_code, *errors)
     for number in range(online.output + 1, online.update, 2):
         row = plan[number]
         n_in, n_out, listed = row.n_in, rounded(row.n_out, L), _listed(online, row)

@@ -165,11 +165,19 @@ def piece(batch, n, units, part, L):
 
 @kernel("vWBipqpp")
 def activate_units(tiles, worker, batch, n, z, activation, a, saved):
-    """Activation of n units. Units are shared."""
-    units = share(worker, n, lanes(a))
+    """Activation of n units. Units are shared.
+
+    A custom one is not called for what lies in a panel that is not full: it might take long over any numbers.
+    """
+    L, pitch, units = lanes(a), TILE_VECTORS * lanes(a), share(worker, n, lanes(a))
     for part in range(batch.n_panels if batch.n_panels else batch.n):
-        here, size = piece(batch, n, units, part, lanes(a))
-        activate_row(tiles, size, at(z, here), null(a), activation, at(a, here), further(saved, here))
+        here, size = piece(batch, n, units, part, L)
+        width = panel_width(batch, part, L) if batch.n_panels and code_of(activation) == Activation.CUSTOM else pitch
+        if width == pitch:
+            activate_row(tiles, size, at(z, here), null(a), activation, at(a, here), further(saved, here))
+        else:
+            for unit in range(here, here + size, pitch):
+                activate_row(tiles, width, at(z, unit), null(a), activation, at(a, unit), further(saved, unit))
 
 
 @kernel("vWBipqp")

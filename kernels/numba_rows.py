@@ -31,6 +31,7 @@ from .numba_rules import (
     beta_of,
     code_of,
     derivative_to_keep,
+    function_of,
     store_rates,
     times_derivative,
 )
@@ -39,6 +40,7 @@ from .numba_vectors import (
     any_lane,
     as_pointer_to,
     at,
+    call_at,
     choose,
     first_lanes,
     is_null,
@@ -170,6 +172,10 @@ def add_outer(n_listed, listed, scale, x, d, W, n_in, n):
 @primitive("vippqpp")
 def activate_row(n, sums, b, activation, a, saved):
     """Write a = act(sums + b) for a row of n, and act' to ``saved`` unless it is null; softmax comes later."""
+    if code_of(activation) == Activation.CUSTOM:
+        add_bias(n, sums, b, a)
+        call_at(function_of(activation), (a, saved), n)
+        return
     code, beta, at_zero = code_of(activation), beta_of(activation), at_zero_of(activation)
     for j in range(0, n, lanes(a)):
         z = load_vector(at(sums, j), n - j, 0)
@@ -182,6 +188,16 @@ def activate_row(n, sums, b, activation, a, saved):
             if code >= FIRST_KEPT.value:
                 derivative = derivative_to_keep(code, at_zero, z)
             store_vector(at(saved, j), n - j, derivative)
+
+
+@inlined
+def add_bias(n, sums, b, z):
+    """Write z = sums + b for a row of n."""
+    for j in range(0, n, lanes(z)):
+        total = load_vector(at(sums, j), n - j, 0)
+        if not is_null(b):
+            total += load_vector(at(b, j), n - j, 0)
+        store_vector(at(z, j), n - j, total)
 
 
 @inlined
@@ -400,6 +416,36 @@ def output_classes(n, width, n_rows, a, classes, weight, delta):
             store_whole(delta, j * pitch(a) + r, weights * choose(is_class, a_j - 1, a_j))
         total = losses_of(Loss.CROSS_ENTROPY, p, splat(1, a))
         result += sum_lanes(first_lanes(weights * total, n_rows - r, 0))
+    return result
+
+
+@primitive("diiippdp")
+def custom_row(n, padded, function, a, y, weight, delta):
+    """Do the work of `output_row` for a custom loss, whose C function is at an address; delta is d loss / d a."""
+    losses, total, end = stack_vectors(a), splat(0, a), filled(n, padded, a)
+    for j in range(0, n, lanes(a)):
+        n_here = min(n - j, lanes(a))
+        call_at(function, (at(a, j), at(y, j), losses, at(delta, j)), n_here)
+        total += load_vector(losses, n_here, 0)
+        store_vector(at(delta, j), end - j, weight * load_vector(at(delta, j), n_here, 0))
+    return weight * sum_lanes(total)
+
+
+@primitive("diiiipppp")
+def custom_panel(n, width, n_rows, function, a, y, weight, delta):
+    """Do the same for a panel's samples; without weights they all weigh 1."""
+    losses, totals, result = stack_vectors(a), stack_vectors(a), 0.0
+    for r in range(0, width, lanes(a)):
+        store_whole(totals, r, splat(0, a))
+    for here in range(0, n * pitch(a), pitch(a)):
+        call_at(function, (at(a, here), at(y, here), losses, at(delta, here)), width)
+        for r in range(0, width, lanes(a)):
+            store_whole(totals, r, load_whole(totals, r) + load_whole(losses, r))
+            if not is_null(weight):
+                store_whole(delta, here + r, load_whole(weight, r) * load_whole(delta, here + r))
+    for r in range(0, width, lanes(a)):
+        weights = splat(1, a) if is_null(weight) else load_whole(weight, r)
+        result += sum_lanes(first_lanes(weights * load_whole(totals, r), n_rows - r, 0))
     return result
 
 

@@ -48,6 +48,12 @@ def code_of(activation):
 
 
 @inlined
+def function_of(activation):
+    """Return the address of a custom activation."""
+    return load(activation, _FUNCTION)
+
+
+@inlined
 def beta_of(activation):
     return 0.0 if is_null(activation) else load(as_pointer_to(activation, float64), _PARAMETER)
 

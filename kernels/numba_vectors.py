@@ -251,6 +251,19 @@ def pointer_at(typingctx: Any, address: Any, p: Any) -> Any:
 
 
 @intrinsic
+def call_at(typingctx: Any, address: Any, pointers: Any, n: Any) -> Any:
+    """Call the C function ``void f(T *, ..., int64_t n)`` at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        values = [*cgutils.unpack_tuple(builder, args[1]), args[2]]
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in values]).as_pointer()
+        builder.call(builder.inttoptr(args[0], kind), values)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, pointers, types.int64), codegen
+
+
+@intrinsic
 def as_pointer_to(typingctx: Any, p: Any, dtype: Any) -> Any:
     """Return the pointer p as one to elements of another dtype: ``as_pointer_to(p, numba.int32)``."""
     kind = types.CPointer(dtype.dtype)

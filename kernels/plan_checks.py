@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from enum import IntEnum
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +38,7 @@ _PREDICTING = (*_GATHERS, Op.LINEAR_FORWARD, Op.NORMALIZE, Op.ACTIVATE, Op.MAXOU
 _DERIVATIVES = (Op.DROPOUT, Op.ACTIVATION_DELTA, Op.BACKPROP_DELTA)
 """The rows that look at an activation's derivative, which may have been kept."""
 
+_FUSED = (Op.LINEAR_FORWARD, Op.BATCH_NORM, Op.NORMALIZE)
 _ELEMENTWISE = (Op.BATCH_NORM, Op.NORMALIZE, Op.ACTIVATE, Op.DROPOUT)
 
 _WORK_FIELDS: dict[Op, dict[str, str]] = {
@@ -79,14 +82,40 @@ def check_indices(name: str, indices: Array, end: int) -> None:
         raise ValueError(f"{name} holds {bad}; every entry must lie in [0, {end})")
 
 
-def check_function(place: str, record: Any, may_be_kept: bool = False) -> None:
+class Where(NamedTuple):
+    """Where a function is to run: in which backend, and on numbers of which dtype."""
+
+    module: ModuleType
+    dtype: Any
+
+    def check_custom(self, place: str, kind: str, address: int) -> None:
+        """Refuse an address that is not a custom function's: a call of anything else would end the process."""
+        if not self.module.TAKES_CUSTOM:
+            raise ValueError(f"{place} holds a custom {kind}; the Numba backend has them: pass backend='numba'")
+        custom = sys.modules.get(f"{__package__}.numba_custom")  # nobody has made one where that is not there
+        if custom is None or custom.FUNCTIONS.get(address, ())[:2] != (kind, self.dtype.name):
+            raise ValueError(
+                f"{place} holds the address {address}, where there is no custom {kind} of this process for "
+                f"{self.dtype}; pass what CustomFunction.address('{self.dtype}') returns"
+            )
+
+
+def check_loss(place: str, code: int, address: int, where: Where) -> None:
+    """Refuse a loss that is none, and a function that is not there."""
+    if code not in set(Loss):
+        raise ValueError(f"{place} holds the unknown loss {code}; pass a code of fastbp.kernels.Loss")
+    if code == Loss.CUSTOM:
+        where.check_custom(place, "loss", int(address))
+
+
+def check_function(place: str, record: Any, where: Where, may_be_kept: bool = False) -> None:
     """Refuse a code that is none, parameters out of range, and a function that is not there."""
     names = IN_TABLES if "op" in record.dtype.names else ACTIVATION.names or ()
-    code, _, beta, at_zero = (record[name].item() for name in names)
+    code, address, beta, at_zero = (record[name].item() for name in names)
     if code not in set(Activation):
         raise ValueError(f"{place} holds the unknown activation {code}; pass a code of fastbp.kernels.Activation")
     if code == Activation.CUSTOM:
-        raise ValueError(f"{place} holds a custom activation, which this backend has not")
+        where.check_custom(place, "activation", address)
     if code == Activation.KEPT and not may_be_kept:
         raise ValueError(f"{place} holds 'kept', which is no function; pass the activation itself")
     if code == Activation.ELU and not 0 <= beta < np.inf:
@@ -124,8 +153,9 @@ def check_draws(steps: Array) -> None:
             raise ValueError(f"steps has the {name} {values[wrong][0]}; pass whole numbers in [0, 2**{bits})")
 
 
-def check_plan(plan: Array, buffers: Buffers, batch_size: int, predicting: bool = False) -> None:
-    """Refuse a plan that would reach beyond the buffers of its run."""
+def check_plan(plan: Array, buffers: Buffers, batch_size: int, module: ModuleType, predicting: bool = False) -> None:
+    """Refuse a plan that would reach beyond the buffers of its run, or call what is not there."""
+    where = Where(module, buffers.params.dtype)
     allowed = _PREDICTING if predicting else tuple(op for op in Op if op != Op.NORMALIZE)
     for number, row in enumerate(plan):
         if int(row["op"]) not in allowed:
@@ -134,7 +164,7 @@ def check_plan(plan: Array, buffers: Buffers, batch_size: int, predicting: bool 
         place = f"row {number} of the plan, {op.name.lower()},"
         sizes = {"n_in": int(row["n_in"]), "n_out": int(row["n_out"])}
         _check_sizes(place, op, sizes)
-        _check_values(place, op, row)
+        _check_values(place, op, row, where)
         for offset, columns in _WORK_FIELDS[op].items():
             width = room(batch_size, sizes[columns] if columns else 1)
             is_output = predicting and number == len(plan) - 1 and offset == "a"
@@ -161,11 +191,15 @@ def _check_sizes(place: str, op: Op, sizes: dict[str, int]) -> None:
         raise ValueError(f"{place} has the sizes {sizes}; pass an n_in that is a multiple of n_out")
 
 
-def _check_values(place: str, op: Op, row: Any) -> None:
+def _check_values(place: str, op: Op, row: Any, where: Where) -> None:
     """Check a row's codes and numbers."""
     for name, codes in _ROW_CODES.get(op, {}).items():
-        if name == "activation":
-            check_function(place, row, may_be_kept=op in _DERIVATIVES)
+        if name == "loss":
+            check_loss(place, row["loss"], row["loss_function"], where)
+        elif name == "activation":
+            check_function(place, row, where, may_be_kept=op in _DERIVATIVES)
+            if op in _FUSED and row[name] == Activation.CUSTOM:
+                raise ValueError(f"{place} holds a custom activation; put it in an activate row behind")
             if op in _ELEMENTWISE and row[name] == Activation.SOFTMAX:
                 raise ValueError(f"{place} holds softmax, which is no function of single numbers")
         elif int(row[name]) not in set(codes):
@@ -263,7 +297,7 @@ def _check_sources(plan: Array, buffers: Buffers) -> None:
             raise ValueError(f"the plan's {name} needs a source of shape {wanted}, got {got}")
 
 
-def check_layer_table(layers: Array, X: Array, params: Array, out: Array) -> None:
+def check_layer_table(layers: Array, X: Array, params: Array, out: Array, module: ModuleType) -> None:
     """Refuse a table of layers for ``predict_rows`` that would reach beyond its arrays."""
     size, width = len(params), 0
     if layers.shape[1] != len(LAYER):
@@ -272,7 +306,7 @@ def check_layer_table(layers: Array, X: Array, params: Array, out: Array) -> Non
         place = f"row {number} of layers"
         n_in, n_out, W, b = layer[:4].tolist()
         pieces, *more = layer[LAYER.index("pieces") : -1].tolist()
-        check_function(place, layer[4:8].view(ACTIVATION)[0])
+        check_function(place, layer[4:8].view(ACTIVATION)[0], Where(module, params.dtype))
         vectors = [b, *more] if more[0] != NONE else [b] if b != NONE else []
         fits = W >= 0 and W + n_in * n_out <= size and all(0 <= start <= size - n_out for start in vectors)
         if n_in < 1 or n_out < 1 or not fits or (number and n_in != width):

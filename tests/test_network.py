@@ -611,10 +611,10 @@ def test_a_network_from_where_another_backend_was_is_taken_up(monkeypatch: pytes
     made = pickle.dumps(net)
     known = kernels.backend
 
-    def elsewhere(name: str = "auto") -> kernels.Backend:
+    def elsewhere(name: str = "auto", custom: bool = False) -> kernels.Backend:
         if name == "numpy":
             raise ImportError("not here")
-        return known(name)
+        return known(name, custom=custom)
 
     monkeypatch.setattr(kernels, "backend", elsewhere)
     again = pickle.loads(made)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract import ACTIVATION, IN_TABLES, NONE, Buffers, Op, Source
+from ..contract import ACTIVATION, IN_TABLES, LOSS, NONE, Buffers, Op, Source
 from .backward import (
     activation_delta,
     backprop_delta,
@@ -44,6 +44,7 @@ from .rules import (
 
 __all__ = [
     "PACKS",
+    "TAKES_CUSTOM",
     "activate",
     "activation_delta",
     "adagrad_step",
@@ -101,6 +102,9 @@ def run_scratch_size(plan: Array, n_rows: int, n_threads: int, n_entries: int) -
 PACKS = False
 """Whether a run works on copies of its parameters, which `pack` makes and `unpack` writes back."""
 
+TAKES_CUSTOM = False
+"""Whether there are custom activations and losses: functions of users, compiled by Numba."""
+
 
 def pack(plan: Array, buffers: Buffers, moments: bool = True) -> None:
     """Prepare the parameters of a run, and what goes with them, for `train_steps`: nothing to do here."""
@@ -149,7 +153,7 @@ def train_steps(
                 _forward(row, layer, layer.a, step)
             elif op == Op.OUTPUT_DELTA:
                 outputs = layer.a, layer.y, layer.weight
-                data_loss += output_delta(*outputs, _activation(row), row["loss"], layer.delta)
+                data_loss += output_delta(*outputs, _activation(row), _loss(row), layer.delta)
             elif op < Op.OPTIMIZER_STEP:
                 squares += _backward(row, layer, step)
             else:
@@ -336,3 +340,8 @@ def _update(row: Any, buffers: Buffers, step: Array) -> None:
 def _activation(row: Any) -> Array:
     """Return the activation of a plan's row."""
     return np.array([tuple(row[name] for name in IN_TABLES)], ACTIVATION)
+
+
+def _loss(row: Any) -> Array:
+    """Return the loss of a plan's row."""
+    return np.array([(row["loss"], row["loss_function"])], LOSS)

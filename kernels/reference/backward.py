@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 
 def output_delta(
-    a: Array, y: Array, sample_weight: Array, activation: Array, loss: int, delta: Array, n_threads: int = 1
+    a: Array, y: Array, sample_weight: Array, activation: Array, loss: Array, delta: Array, n_threads: int = 1
 ) -> float:
     """Loss of a batch and its derivative by the pre-activation: delta = w d loss / d z.
 
@@ -28,11 +28,12 @@ def output_delta(
     activation : ndarray of shape (1,), dtype `ACTIVATION`
         The output's. Identity stands for any other whose derivative `activation_delta` brings in: delta is then
         w d loss / d a.
-    loss : int
-        A `Loss` of one sample. Squared error: sum_k (a_k - y_k)^2 / 2, with any activation.
+    loss : ndarray of shape (1,), dtype `LOSS`
+        Of one sample. Squared error: sum_k (a_k - y_k)^2 / 2, with any activation.
         Cross-entropy (softmax): -sum_k y_k log a_k. Binary cross-entropy (logistic):
         -sum_k y_k log a_k + (1 - y_k) log(1 - a_k). In both the probability is first clipped to
-        [eps, 1 - eps], eps that of T. Poisson (exp): sum_k y_k log(y_k / a_k) - y_k + a_k.
+        [eps, 1 - eps], eps that of T. Poisson (exp): sum_k y_k log(y_k / a_k) - y_k + a_k. Custom (identity):
+        sum_k f(a_k, y_k).
     delta : ndarray of shape (B, O), dtype T
         Written. With the pairs in parentheses it is w (a - y).
     n_threads : int
@@ -48,13 +49,14 @@ def output_delta(
     softmax with squared error goes through its full Jacobian (Cheng table 1).
     """
     np.subtract(a, y, out=delta)
-    if loss == Loss.SQUARED_ERROR:
+    code = loss["code"][0]
+    if code == Loss.SQUARED_ERROR:
         per_sample = 0.5 * np.square(delta, dtype=np.float64).sum(axis=1)
         through_activation(a, activation[0], delta)
     else:
-        per_sample = log_loss(a, y, loss)
+        per_sample = log_loss(a, y, code)
         if activation["code"][0] == Activation.IDENTITY:
-            delta[...] = loss_derivative(a, y, loss)
+            delta[...] = loss_derivative(a, y, code)
     if sample_weight.size:
         per_sample = per_sample * sample_weight
         delta *= sample_weight[:, None]
