@@ -25,6 +25,7 @@ from .numba_vectors import (
     at,
     emit_constant,
     emit_load,
+    emit_shuffle,
     emit_splat,
     emit_store,
     emit_zip,
@@ -119,14 +120,13 @@ def _emit_philox(builder: Any, counter: tuple[Any, ...], key: tuple[Any, Any]) -
 
 def _emit_product(builder: Any, x: Any, factor: int) -> tuple[Any, Any]:
     """Return the upper and the lower words of x times a constant: products of 64 bits, of even and of odd lanes."""
-    pairs = ir.VectorType(ir.IntType(64), x.type.count // 2)
-    wide, bits = builder.bitcast(x, pairs), emit_constant(pairs, 32)
-    lower, upper, factors = (emit_constant(pairs, value) for value in (0xFFFFFFFF, 0xFFFFFFFF00000000, factor))
-    even = builder.mul(builder.and_(wide, lower), factors)
-    odd = builder.mul(builder.lshr(wide, bits), factors)
-    high = builder.or_(builder.lshr(even, bits), builder.and_(odd, upper))
-    low = builder.or_(builder.and_(even, lower), builder.shl(odd, bits))
-    return builder.bitcast(high, x.type), builder.bitcast(low, x.type)
+    count, wide = x.type.count, ir.VectorType(ir.IntType(64), x.type.count // 2)
+    products = [
+        builder.bitcast(builder.mul(builder.zext(half, wide), emit_constant(wide, factor)), x.type)
+        for half in (emit_shuffle(builder, x, x, list(range(first, count, 2))) for first in (0, 1))
+    ]
+    upper, lower = ([lane + place + side for lane in range(0, count, 2) for side in (0, count)] for place in (1, 0))
+    return emit_shuffle(builder, *products, upper), emit_shuffle(builder, *products, lower)
 
 
 @intrinsic
