@@ -18,19 +18,12 @@ from numba import float64
 from . import contract
 from .contract import NONE, Activation, Op, Optimizer, Source
 from .numba_csr import csr_of, csr_size, forward_csr, update_csr
-from .numba_dropout import dropout_by_hand, dropout_units
+from .numba_dropout import dropout_by_hand
 from .numba_few import rows_forward
 from .numba_jit import as_writable, inlined, jit, kernel, tiles_of
-from .numba_maxout import maxout_by_hand, maxout_delta_by_hand, maxout_delta_units, maxout_units
-from .numba_norm import (
-    batch_norm_by_hand,
-    batch_norm_delta_by_hand,
-    batch_norm_delta_units,
-    batch_norm_units,
-    norm_of,
-    normalize_by_hand,
-    normalize_units,
-)
+from .numba_layers import is_between_layers, train_between_layers
+from .numba_maxout import maxout_by_hand, maxout_delta_by_hand, maxout_units
+from .numba_norm import batch_norm_by_hand, batch_norm_delta_by_hand, norm_of, normalize_by_hand, normalize_units
 from .numba_online import online_steps
 from .numba_packing import (
     AS_NUMBERS,
@@ -524,32 +517,17 @@ def _train_step(
                 forward_csr(tiles, worker, batch, csr, sources, order, layer, activation_of(row), a)
             else:
                 _linear_forward(tiles, worker, batch, a_prev, layer, activation_of(row), skip_zeros, a)
-        elif row.op == Op.BATCH_NORM:
-            known = at(work, row.saved), at(work, row.rstd)
-            norm = norm_of(row, states.params)
-            batch_norm_units(tiles, worker, batch, norm, a_prev, activation_of(row), *known, a)
         elif row.op == Op.ACTIVATE:
             saved = null(work) if row.saved == NONE else at(work, row.saved)
             activate_units(tiles, worker, batch, row.n_out, a_prev, activation_of(row), a, saved)
-        elif row.op == Op.MAXOUT:
-            maxout_units(tiles, worker, batch, row.n_in, row.n_out, a_prev, a)
-        elif row.op == Op.DROPOUT:
-            saved, draws = null(work) if row.saved == NONE else at(work, row.saved), (row.probability, row.stream)
-            dropout_units(tiles, worker, batch, row.n_out, a, activation_of(row), *draws, step, saved)
         elif row.op == Op.OUTPUT_DELTA:
             weight = null(work) if row.weight == NONE else at(work, row.weight)
             targets = at(work, row.y), weight, activation_of(row), row.loss, int(row.source == AS_NUMBERS)
             _output_delta(tiles, worker, batch, row.n_out, a, *targets, delta)
         elif row.op == Op.ACTIVATION_DELTA:
             activation_delta_of_units(tiles, worker, batch, row.n_out, a_prev, activation_of(row), delta)
-        elif row.op == Op.MAXOUT_DELTA:
-            maxout_delta_units(tiles, worker, batch, row.n_in, row.n_out, a_prev, delta, at(work, row.delta_prev))
-        elif row.op == Op.BATCH_NORM_DELTA:
-            layer = layer_of(row, states.grads, states.grads, states.grads)
-            if row.optimizer != NONE:
-                layer = layer_of(row, states.params, states.m, states.v)
-            known = row.n_out, a_prev, at(work, row.rstd), at(states.params, row.W)
-            batch_norm_delta_units(tiles, worker, batch, *known, row.optimizer, step, layer, delta)
+        elif is_between_layers(row.op):
+            train_between_layers(tiles, worker, batch, row, step, states, work)
         elif row.op == Op.BACKPROP_DELTA:
             layer = layer_of(row, states.params, states.params, states.params)
             _backprop_delta(tiles, worker, batch, delta, layer, a_prev, activation_of(row), at(work, row.delta_prev))

@@ -60,6 +60,7 @@ class Sources(NamedTuple):
     sample_weight: Any
 
 
+@struct("T", "ppppp")
 class States(NamedTuple):
     """Pointers to the parameters, packed, and to what lies like them."""
 
