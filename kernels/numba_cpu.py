@@ -137,7 +137,8 @@ def run_scratch_size(plan, n_rows, n_threads, n_entries):
     n_in, n_out = (max(size, default=0) for size in ([n for n, _ in sizes], [n for _, n in sizes]))
     packed = sum((n_in + 1) * n_out for n_in, n_out in sizes)
     packed += sum(4 * whole(int(row["n_out"])) for row in plan if row["op"] in (Op.BATCH_NORM, Op.NORMALIZE))
-    outputs = contract.room(n_rows, max(n_out, int(plan["n_out"][-1])))  # of a prediction
+    last = [int(row["n_out"]) for row in plan if row["op"] in (Op.NORMALIZE, Op.ACTIVATE, Op.MAXOUT)]
+    outputs = contract.room(n_rows, max([n_out, *last]))  # of a prediction, whose last row may be any of these
     csr = csr_size(plan, n_out, n_threads, n_entries)
     norms = 2 * (packed // NORM_BLOCK + 1 + 2 * len(plan)) if Op.CLIP_NORM in plan["op"].tolist() else 0
     parts = workspace_size(n_in, n_out, whole(n_rows), n_threads) + outputs + csr + whole(norms)
