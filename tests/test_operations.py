@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from operation_checks import Options, arguments_of, check_operation
 
+import fastbp
 from fastbp import kernels
 
 DTYPES = ("float32", "float64")
@@ -174,6 +175,22 @@ def test_plans_with_what_stands_between_layers(
     check_operation(
         backend, "train_steps", dtype, options(shape, activation=activations[0], **modes_of_data, **present)
     )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu", "leaky_relu", "maxout"])
+def test_few_rows_get_the_bits_of_many(backend: kernels.Backend, activation: str, dtype: str) -> None:
+    """Normalised and maxout units by `predict_rows` and by `predict`, the batch in rows and in panels."""
+    rng = np.random.default_rng(0)
+    options = {"batch_norm": [True, False], "dtype": dtype, "random_state": 0, "backend": backend.name}
+    net = fastbp.Network((7, 37, 19, 3), activation, **options)
+    for mean, variance in zip(net.layout.means(net.buffer), net.layout.variances(net.buffer), strict=True):
+        mean[:], variance[:] = rng.standard_normal(len(mean)), rng.uniform(0.1, 2, len(variance))
+    net.parameters[:] += 0.1 * rng.standard_normal(len(net.parameters)).astype(dtype)
+    X = rng.standard_normal((53, 7)).astype(dtype)
+    many = net.forward(X)
+    for first, n in ((0, 1), (7, 3), (40, 13)):
+        np.testing.assert_array_equal(net.forward(X[first : first + n]), many[first : first + n])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
