@@ -121,12 +121,12 @@ def _emit_philox(builder: Any, counter: tuple[Any, ...], key: tuple[Any, Any]) -
 def _emit_product(builder: Any, x: Any, factor: int) -> tuple[Any, Any]:
     """Return the upper and the lower words of x times a constant: products of 64 bits, of even and of odd lanes."""
     count, wide = x.type.count, ir.VectorType(ir.IntType(64), x.type.count // 2)
-    products = [
+    even, odd = (
         builder.bitcast(builder.mul(builder.zext(half, wide), emit_constant(wide, factor)), x.type)
         for half in (emit_shuffle(builder, x, x, list(range(first, count, 2))) for first in (0, 1))
-    ]
+    )
     upper, lower = ([lane + place + side for lane in range(0, count, 2) for side in (0, count)] for place in (1, 0))
-    return emit_shuffle(builder, *products, upper), emit_shuffle(builder, *products, lower)
+    return emit_shuffle(builder, even, odd, upper), emit_shuffle(builder, even, odd, lower)
 
 
 @intrinsic

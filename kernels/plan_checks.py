@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from enum import IntEnum
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -101,19 +100,19 @@ def check_function(place: str, record: Any, may_be_kept: bool = False) -> None:
 
 def check_fraction(place: str, name: str, value: Any, open_low: bool = False) -> None:
     """Refuse what is not in [0, 1], or (0, 1]."""
-    if not isinstance(value, Real) or not (0 < value <= 1 if open_low else 0 <= value <= 1):
+    if not isinstance(value, int | float | np.number) or not (0 < value <= 1 if open_low else 0 <= value <= 1):
         raise ValueError(f"{place} has the {name} {value}; pass a number in {'(' if open_low else '['}0, 1]")
 
 
 def check_epsilon(place: str, value: Any) -> None:
     """Refuse what cannot be added to a variance."""
-    if not isinstance(value, Real) or not 0 <= value < np.inf:
+    if not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
         raise ValueError(f"{place} has the epsilon {value}; pass a finite number of at least 0")
 
 
 def check_stream(place: str, value: Any) -> None:
     """Refuse a number of dropout masks that a counter has no room for."""
-    if not isinstance(value, Integral) or not 0 <= value < 65536:
+    if not isinstance(value, int | np.integer) or not 0 <= value < 65536:
         raise ValueError(f"{place} has the stream {value}; pass a whole number in [0, 65536)")
 
 
