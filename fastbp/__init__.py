@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .callbacks import Callback, Checkpoint, Converged, EarlyStopping, History, JSONLLogger, TrainingState
     from .categories import Labels, OneHot
     from .kernels import backends
+    from .layers import BatchNorm, Dropout
     from .losses import CustomLoss
     from .modelfile import ModelFileError
     from .network import Network
@@ -38,21 +39,21 @@ _HOMES = {
     "Adagrad": "optimizers",
     "Adam": "optimizers",
     "AdamW": "optimizers",
+    "BatchNorm": "layers",
     "Callback": "callbacks",
     "Checkpoint": "callbacks",
     "Converged": "callbacks",
     "CustomActivation": "activations",
     "CustomLoss": "losses",
+    "Dropout": "layers",
     "EarlyStopping": "callbacks",
     "History": "callbacks",
     "JSONLLogger": "callbacks",
     "Labels": "categories",
     "LeakyReLU": "activations",
-    "Maxout": "activations",
-    "BatchNorm": "layers",
-    "Dropout": "layers",
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
+    "Maxout": "activations",
     "ModelFileError": "modelfile",
     "Nadam": "optimizers",
     "Network": "network",
@@ -81,11 +82,13 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "BatchNorm",
     "Callback",
     "Checkpoint",
     "Converged",
     "CustomActivation",
     "CustomLoss",
+    "Dropout",
     "EarlyStopping",
     "History",
     "JSONLLogger",
@@ -93,6 +96,7 @@ __all__ = [
     "LeakyReLU",
     "MLPClassifier",
     "MLPRegressor",
+    "Maxout",
     "ModelFileError",
     "Nadam",
     "Network",

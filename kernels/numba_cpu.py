@@ -13,12 +13,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import float64, int32
+from numba import float64
 
 from . import contract
 from .contract import NONE, Activation, Loss, Op, Optimizer, Source
 from .numba_csr import csr_of, csr_size, forward_csr, update_csr
+from .numba_dropout import dropout_by_hand
+from .numba_few import rows_forward
 from .numba_jit import as_writable, inlined, jit, kernel, tiles_of
+from .numba_layers import is_between_layers, train_between_layers
+from .numba_maxout import maxout_by_hand, maxout_delta_by_hand, maxout_units
+from .numba_norm import batch_norm_by_hand, batch_norm_delta_by_hand, norm_of, normalize_by_hand, normalize_units
 from .numba_online import online_steps
 from .numba_packing import (
     AS_NUMBERS,
@@ -63,7 +68,6 @@ from .numba_parts import (
     further,
     group,
     has,
-    list_all,
     n_blocks,
     norm_factor,
     optimizer_step,
@@ -84,11 +88,9 @@ from .numba_rows import (
     output_panel,
     output_row,
     rescale,
-    softmax,
     square_sum,
     through_activation,
     through_softmax,
-    weighted_rows,
 )
 from .numba_rules import code_of
 from .numba_tiles import ACROSS_STRIPS, FEW_ROWS, GRAIN, TILE_VECTORS, product, update
@@ -136,7 +138,9 @@ def run_scratch_size(plan, n_rows, n_threads, n_entries):
     sizes = [(whole(int(row["n_in"])), whole(int(row["n_out"]))) for row in layers]
     n_in, n_out = (max(size, default=0) for size in ([n for n, _ in sizes], [n for _, n in sizes]))
     packed = sum((n_in + 1) * n_out for n_in, n_out in sizes)
-    outputs = contract.room(n_rows, n_out)  # of a prediction
+    packed += sum(4 * whole(int(row["n_out"])) for row in plan if row["op"] in (Op.BATCH_NORM, Op.NORMALIZE))
+    last = [int(row["n_out"]) for row in plan if row["op"] in (Op.NORMALIZE, Op.ACTIVATE, Op.MAXOUT)]
+    outputs = contract.room(n_rows, max([n_out, *last]))  # of a prediction, whose last row may be any of these
     csr = csr_size(plan, n_out, n_threads, n_entries)
     norms = 2 * (packed // NORM_BLOCK + 1 + 2 * len(plan)) if Op.CLIP_NORM in plan["op"].tolist() else 0
     parts = workspace_size(n_in, n_out, whole(n_rows), n_threads) + outputs + csr + whole(norms)
@@ -151,10 +155,10 @@ def rows_scratch_size(layers):
 def _used(plan):
     """Return whether a plan uses params, grads, m, v and average: 1 or 0."""
     ops = plan["op"].tolist()
-    updates = Op.LINEAR_UPDATE, Op.OPTIMIZER_STEP
+    updates = Op.LINEAR_UPDATE, Op.OPTIMIZER_STEP, Op.BATCH_NORM_DELTA
     rules = {rule for op, rule in zip(ops, plan["optimizer"].tolist(), strict=True) if op in updates}
-    gradient = bool({Op.LINEAR_GRAD, Op.OPTIMIZER_STEP, Op.CLIP_NORM} & {*ops})
-    m, v = (any(name in contract.MOMENTS[rule] for rule in rules) for name in ("m", "v"))
+    gradient = NONE in rules or bool({Op.LINEAR_GRAD, Op.OPTIMIZER_STEP, Op.CLIP_NORM} & {*ops})
+    m, v = (any(name in contract.MOMENTS[rule] for rule in rules - {NONE}) for name in ("m", "v"))
     return 1, int(gradient), int(m), int(v), int(Op.AVERAGE_STEP in ops)
 
 
@@ -192,8 +196,30 @@ def linear_forward(a_prev, W, b, activation, a, scratch, n_threads=1):
     _forward_by_hand(_tiles(a), a_prev, W, b, _words(activation), a, scratch)
 
 
+def batch_norm(
+    z, gamma, beta, epsilon, momentum, activation, normalized, rstd, mean, variance, a, n_threads=1
+):  # fmt: skip
+    written, numbers = (normalized, rstd, mean, variance), (float(epsilon), float(momentum))
+    tiles, scratch = _tiles(a, [Op.BATCH_NORM]), _scratch_for(z, a)
+    batch_norm_by_hand(tiles, z, numbers, (gamma, beta), _words(activation), written, a, scratch)
+
+
+def normalize(z, gamma, beta, mean, variance, epsilon, activation, a, n_threads=1):
+    tiles, vectors = _tiles(a, [Op.NORMALIZE]), (gamma, beta, mean, variance)
+    normalize_by_hand(tiles, z, vectors, float(epsilon), _words(activation), a, _scratch_for(z))
+
+
 def activate(z, activation, a, saved, n_threads=1):
     _activate_by_hand(_tiles(a), z, _words(activation), a, saved)
+
+
+def maxout(z, a, n_threads=1):
+    maxout_by_hand(_tiles(a, [Op.MAXOUT]), z, a, _scratch_for(z, a))
+
+
+def dropout(a, activation, probability, stream, step, saved, n_threads=1):
+    tiles, draws = _tiles(a, [Op.DROPOUT]), (float(probability), int(stream))
+    dropout_by_hand(tiles, a, _words(activation), *draws, step, saved, _scratch_for(a, a))
 
 
 def output_delta(a, y, sample_weight, activation, loss, delta, n_threads=1):
@@ -202,6 +228,15 @@ def output_delta(a, y, sample_weight, activation, loss, delta, n_threads=1):
 
 def activation_delta(a, activation, delta, n_threads=1):
     _activation_delta_by_hand(_tiles(delta), a, _words(activation), delta)
+
+
+def maxout_delta(z, delta, delta_z, n_threads=1):
+    maxout_delta_by_hand(_tiles(z, [Op.MAXOUT_DELTA]), z, delta, delta_z, _scratch_for(z, delta, delta_z))
+
+
+def batch_norm_delta(normalized, rstd, gamma, step, delta, grad_gamma, grad_beta, n_threads=1):
+    tiles, gradient = _tiles(delta, [Op.BATCH_NORM_DELTA]), (grad_gamma, grad_beta)
+    batch_norm_delta_by_hand(tiles, normalized, rstd, gamma, step, delta, *gradient, _scratch_for(normalized, delta))
 
 
 def backprop_delta(delta, W, a_prev, activation, delta_prev, scratch, n_threads=1):
@@ -254,7 +289,7 @@ def average_step(param, step, average, n_threads=1):
 
 
 def train_steps(plan, steps, order, batch_size, buffers, losses, n_threads=1):
-    tiles, used, flat, plan = _tiles(buffers.params), _used(plan), _flat(buffers), as_writable(plan)
+    tiles, used, flat, plan = _tiles_for(plan, buffers), _used(plan), _flat(buffers), as_writable(plan)
     if n_threads == 1 and plan["online"][0] == 1 and not (steps["l2"].any() or steps["clip"].any()):
         done = online_steps(tiles, plan, _copy_of(plan), steps, order, flat, losses)
         steps, order = steps[done:], order[done:]
@@ -268,7 +303,7 @@ def train_steps(plan, steps, order, batch_size, buffers, losses, n_threads=1):
 
 
 def predict(plan, order, batch_size, buffers, out, n_threads=1):
-    tiles, flat, plan = _tiles(buffers.params), _flat(buffers), as_writable(plan)
+    tiles, flat, plan = _tiles_for(plan, buffers), _flat(buffers), as_writable(plan)
 
     def work(thread, barrier):
         _predict(thread, barrier, tiles, plan, _copy_of(plan), order, batch_size, flat, out)
@@ -277,15 +312,28 @@ def predict(plan, order, batch_size, buffers, out, n_threads=1):
 
 
 def predict_rows(layers, X, params, scratch, out, n_threads=1):
-    _predict_rows(_tiles(params), as_writable(layers), as_writable(X), as_writable(params), scratch, out)
+    rows_forward(_tiles(params), as_writable(layers), as_writable(X), as_writable(params), scratch, out)
 
 
 # ------------------------------------------------------------------------------------------------- kernels
 
 
-def _tiles(array):
-    """Return the addresses of the primitives for an array's elements."""
-    return tiles_of(array.dtype)
+def _tiles(array, ops=()):
+    """Return the addresses of the primitives for an array's elements, of rare ones what rows of kinds ``ops`` call."""
+    return tiles_of(array.dtype, ops)
+
+
+def _tiles_for(plan, buffers):
+    """Return the addresses of the primitives for a walk of a plan."""
+    return _tiles(buffers.params, plan["op"].tolist())
+
+
+def _scratch_for(*matrices):
+    """Return a workspace in which matrices of a batch have room when packed."""
+    n_rows = len(matrices[0])
+    size = workspace_size(whole(1), whole(1), whole(n_rows), 1)
+    size += sum(contract.room(n_rows, matrix.shape[1]) for matrix in matrices)
+    return np.empty(size, matrices[0].dtype)
 
 
 def _words(record):
@@ -488,6 +536,8 @@ def _train_step(
             _output_delta(tiles, worker, batch, row.n_out, a, *targets, *functions, is_numbers, delta)
         elif row.op == Op.ACTIVATION_DELTA:
             activation_delta_of_units(tiles, worker, batch, row.n_out, a_prev, activation_of(row), delta)
+        elif is_between_layers(row.op):
+            train_between_layers(tiles, worker, batch, row, step, states, work)
         elif row.op == Op.BACKPROP_DELTA:
             layer = layer_of(row, states.params, states.params, states.params)
             _backprop_delta(tiles, worker, batch, delta, layer, a_prev, activation_of(row), at(work, row.delta_prev))
@@ -541,7 +591,7 @@ def _predict(
     csr, rest = csr_of(plan, worker, rest)
     keep_numbers(plan)
     if thread == 0:
-        pack_state(table, natural, plan, pointer(buffers.params), packed, False)
+        pack_state(table, natural, plan, pointer(buffers.params), packed, False, True)
     for start in range(0, order.size, batch_size):
         if atomic_load(at(worker.barrier, STOPPED)):
             break
@@ -555,36 +605,18 @@ def _predict(
                     forward_csr(table, worker, batch, csr, sources, samples, layer, activation_of(row), a)
                 else:
                     _linear_forward(table, worker, batch, a_prev, layer, activation_of(row), False, a)
+            elif row.op == Op.NORMALIZE:
+                z, norm = at(pointer(buffers.work), row.a_prev), norm_of(row, packed)
+                normalize_units(table, worker, batch, norm, z, activation_of(row), a)
             elif row.op == Op.ACTIVATE:
                 z = at(pointer(buffers.work), row.a_prev)
                 activate_units(table, worker, batch, row.n_out, z, activation_of(row), a, null(a))
+            elif row.op == Op.MAXOUT:
+                maxout_units(table, worker, batch, row.n_in, row.n_out, at(pointer(buffers.work), row.a_prev), a)
             else:
                 gather(table, worker, row, sources, samples, batch, a, csr.place)
             meet(worker)
         unpack_batch(table, worker, batch, n_out, rest, at(pointer(out), start * n_out))
-
-
-@jit
-def _predict_rows(tiles, layers, X, params, scratch, out):
-    """Forward pass of one sample after the other; W has its natural form."""
-    table, own, vector = pointer(tiles), pointer(scratch), lanes(pointer(scratch))
-    last, room = len(layers) - 1, 0
-    for number in range(len(layers)):
-        room = max(room, rounded(max(layers[number, 0], layers[number, 1]), vector))
-    sums = at(own, 2 * room)
-    inputs = as_pointer_to(at(sums, room), int32)
-    for sample in range(X.size // layers[0, 0]):
-        x = at(pointer(X), sample * layers[0, 0])
-        for number in range(len(layers)):
-            n_in, n, place_W, place_b = layers[number, 0], layers[number, 1], layers[number, 2], layers[number, 3]
-            activation = at(pointer(layers), number * layers.shape[1] + 4)
-            a = at(pointer(out), sample * n) if number == last else at(own, number % 2 * room)
-            b = null(own) if place_b == NONE else at(pointer(params), place_b)
-            weighted_rows(table, list_all(n_in, inputs), inputs, x, at(pointer(params), place_W), n, vector, n, sums)
-            activate_row(table, n, sums, b, before_softmax(activation), a, null(a))
-            if code_of(activation) == Activation.SOFTMAX:
-                softmax(table, n, 0, a)
-            x = a
 
 
 # -------------------------------------------------------------------------------- the operations by hand
@@ -604,7 +636,7 @@ def _pack(tiles, natural, plan, used, params, grads, m, v, average, scratch, par
     size = place(natural, plan, packed)
     for state in range(5):
         if used[state] and (moments if state == 2 or state == 3 else parameters):
-            pack_state(pointer(tiles), natural, plan, flat[state], packed, back)
+            pack_state(pointer(tiles), natural, plan, flat[state], packed, back, state == 0)
         packed = at(packed, used[state] * size)
 
 

@@ -75,7 +75,7 @@ def csr_row(plan):
     for r in range(plan.size if found != NONE else 0):
         row, place = plan[r], plan[found].a
         if r != found and row.op != Op.OPTIMIZER_STEP:
-            if place in (row.a, row.saved, row.y, row.weight, row.delta, row.delta_prev):
+            if place in (row.a, row.saved, row.y, row.weight, row.delta, row.delta_prev, row.rstd):
                 return NONE
             is_product = row.op == Op.LINEAR_FORWARD or row.op == Op.LINEAR_GRAD or row.op == Op.LINEAR_UPDATE
             if row.a_prev == place and not (is_product and row.n_in == plan[found].n_out):

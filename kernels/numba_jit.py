@@ -7,7 +7,7 @@ import functools
 import gc
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -207,6 +207,7 @@ class _Primitive(NamedTuple):
     function: Callable[..., Any]
     spec: str
     takes_tiles: bool
+    only_for: frozenset[int]
 
 
 def struct(code: str, spec: str) -> Callable[[type], type]:
@@ -219,7 +220,9 @@ def struct(code: str, spec: str) -> Callable[[type], type]:
     return define
 
 
-def primitive(spec: str, takes_tiles: bool = False) -> Callable[[Callable[..., Any]], Any]:
+def primitive(
+    spec: str, takes_tiles: bool = False, only_for: Iterable[int] = ()
+) -> Callable[[Callable[..., Any]], Any]:
     """Make a part of the kernels that is compiled once for each dtype, and called through a table of addresses.
 
     Numba compiles what a function calls again with each of its callers. A primitive stands alone: in compiled code
@@ -232,11 +235,13 @@ def primitive(spec: str, takes_tiles: bool = False) -> Callable[[Callable[..., A
         dtype, D to double, q to int64, w to int32; records R of a plan, S of the steps; and the letters of `struct`.
     takes_tiles : bool
         Whether the function takes ``tiles`` as its first argument, for it calls primitives itself.
+    only_for : iterable of Op
+        The rows of a plan that call it, where these are rare: without such a row it is not compiled.
     """
 
     def define(function: Callable[..., Any]) -> Any:
         place = len(_PRIMITIVES)
-        _PRIMITIVES.append(_Primitive(function, spec, takes_tiles))
+        _PRIMITIVES.append(_Primitive(function, spec, takes_tiles, frozenset(only_for)))
 
         @functools.wraps(function)
         def call(tiles: Any, *args: Any) -> Any:
@@ -265,9 +270,9 @@ def primitive(spec: str, takes_tiles: bool = False) -> Callable[[Callable[..., A
     return define
 
 
-def kernel(spec: str) -> Callable[[Callable[..., Any]], Any]:
+def kernel(spec: str, only_for: Iterable[int] = ()) -> Callable[[Callable[..., Any]], Any]:
     """Make a kernel a primitive that calls primitives."""
-    return primitive(spec, takes_tiles=True)
+    return primitive(spec, takes_tiles=True, only_for=only_for)
 
 
 def _types(spec: str, dtype: Any) -> list[Any]:
@@ -282,19 +287,29 @@ def _type(code: str, dtype: Any) -> Any:
     return _CODES[code] if code in _CODES else types.CPointer({"p": dtype, **_POINTERS}[code])
 
 
-def tiles_of(dtype: np.dtype[Any]) -> NDArray[np.int64]:
-    """Return the addresses of all primitives for elements of a dtype."""
-    return _tiles_of(dtype, len(_PRIMITIVES))
+def tiles_of(dtype: np.dtype[Any], ops: Iterable[int] = ()) -> NDArray[np.int64]:
+    """Return the addresses of the primitives for elements of a dtype.
+
+    Rare ones that rows of kinds ``ops`` do not call have the address 0.
+    """
+    return _tiles_of(dtype, len(_PRIMITIVES), _rare(len(_PRIMITIVES)).intersection(ops))
 
 
 @functools.cache
-def _tiles_of(dtype: np.dtype[Any], n_primitives: int) -> NDArray[np.int64]:
-    return np.array([_compiled(place, dtype.name).address for place in range(n_primitives)], np.int64)
+def _rare(n_primitives: int) -> frozenset[int]:
+    """Return the kinds of rows for which primitives are compiled of which other plans have no need."""
+    return frozenset[int]().union(*(each.only_for for each in _PRIMITIVES))
+
+
+@functools.cache
+def _tiles_of(dtype: np.dtype[Any], n_primitives: int, ops: frozenset[int]) -> NDArray[np.int64]:
+    is_called = [not each.only_for or bool(each.only_for & ops) for each in _PRIMITIVES]
+    return np.array([_compiled(n, dtype.name).address if called else 0 for n, called in enumerate(is_called)], np.int64)
 
 
 @functools.cache
 def _compiled(place: int, dtype: str) -> CFunc:
-    function, spec, takes_tiles = _PRIMITIVES[place]
+    function, spec, takes_tiles, _ = _PRIMITIVES[place]
     result, *args = _types(spec, types.float32 if dtype == "float32" else types.float64)
     args = [types.CPointer(types.int64), *args] if takes_tiles else args
     cache = None

@@ -4,7 +4,8 @@ x is split into n ln 2 + r with |r| <= ln 2 / 2; then exp(x) = 2^n (1 + r + r^2 
 polynomial. For the logarithm x = 2^n (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), and log(1 + f) =
 2 atanh(s) = 2 s + s^3 q(s^2) for s = f / (2 + f), q another one. Sine and cosine subtract a multiple of pi / 2 in three
 parts (Cody and Waite). Their polynomials and those of the error function are minimax ones. Errors stay below 2 ulp
-(tested).
+(tested), but for the normal distribution function and what is made of it: far below 0, where it is next to 0 itself,
+its exponential carries the rounding of x^2, up to 9.4 ulp.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"

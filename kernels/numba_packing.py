@@ -60,6 +60,7 @@ class Sources(NamedTuple):
     sample_weight: Any
 
 
+@struct("T", "ppppp")
 class States(NamedTuple):
     """Pointers to the parameters, packed, and to what lies like them."""
 
@@ -203,7 +204,7 @@ def numbers_do(plan, place):
             if row.n_out > MOST_NUMBERS:
                 return False
         else:
-            is_used = place in (row.a, row.a_prev, row.saved, row.weight, row.delta, row.delta_prev)
+            is_used = place in (row.a, row.a_prev, row.saved, row.weight, row.delta, row.delta_prev, row.rstd)
             if is_used or (row.op == Op.OUTPUT_DELTA and row.y == place and row.loss != Loss.CROSS_ENTROPY):
                 return False
     return is_gathered
@@ -304,47 +305,67 @@ def pack_weights(tiles, n_in, n_out, W, strips, back):
 
 
 @inlined
+def is_norm(op):
+    """Tell whether a row normalises a layer: gamma is its one row of weights, beta its bias."""
+    return op == Op.BATCH_NORM or op == Op.NORMALIZE
+
+
+@inlined
+def is_layer(op):
+    """Tell whether a row is the forward pass of a layer with parameters of its own."""
+    return op == Op.LINEAR_FORWARD or is_norm(op)
+
+
+@inlined
 def place(natural, packed, p):
-    """Set W and b of each row to where the layer's parameters lie when packed; return the size of all."""
+    """Set W and b, mean and variance of each row to where these lie when packed; return the size of all."""
     L, size = lanes(p), 0
     for r in range(natural.size):
-        if natural[r].op == Op.LINEAR_FORWARD and first_with(natural, natural[r].W) == r:
+        if is_layer(natural[r].op) and first_with(natural, natural[r].W) == r:
             packed[r].W = size
             size += natural[r].n_in * rounded(natural[r].n_out, L)
             if natural[r].b != NONE:
                 packed[r].b = size
                 size += rounded(natural[r].n_out, L)
+            if is_norm(natural[r].op):
+                packed[r].mean, packed[r].variance = size, size + rounded(natural[r].n_out, L)
+                size += 2 * rounded(natural[r].n_out, L)
     for r in range(natural.size):
         op = natural[r].op
-        if op == Op.LINEAR_FORWARD or op == Op.BACKPROP_DELTA or op == Op.LINEAR_GRAD or op == Op.LINEAR_UPDATE:
+        is_backward = op == Op.BATCH_NORM_DELTA or op == Op.BACKPROP_DELTA
+        if is_layer(op) or is_backward or op == Op.LINEAR_GRAD or op == Op.LINEAR_UPDATE:
             first = first_with(natural, natural[r].W)
             packed[r].W, packed[r].b = packed[first].W, packed[first].b
+            packed[r].mean, packed[r].variance = packed[first].mean, packed[first].variance
     return size
 
 
 @inlined
 def first_with(plan, W):
-    """Return the first row on a layer's weights: its forward product."""
+    """Return the first row on a layer's weights: its forward pass."""
     r = 0
-    while plan[r].op != Op.LINEAR_FORWARD or plan[r].W != W:
+    while not is_layer(plan[r].op) or plan[r].W != W:
         r += 1
     return r
 
 
 @inlined
-def pack_state(tiles, natural, plan, flat, packed, back):
-    """Pack a flat buffer that is laid out like the parameters, or write it back."""
+def pack_state(tiles, natural, plan, flat, packed, back, with_running):
+    """Pack a flat buffer that is laid out like the parameters, or write it back; running means and variances too."""
     for r in range(plan.size):
-        if plan[r].op == Op.LINEAR_FORWARD and first_with(natural, natural[r].W) == r:
+        if is_layer(plan[r].op) and first_with(natural, natural[r].W) == r:
             n_in, n_out = plan[r].n_in, plan[r].n_out
             pack_weights(tiles, n_in, n_out, at(flat, natural[r].W), at(packed, plan[r].W), back)
             if plan[r].b != NONE:
                 pack_bias(tiles, n_out, at(flat, natural[r].b), at(packed, plan[r].b), back)
+            if with_running and is_norm(plan[r].op):
+                pack_bias(tiles, n_out, at(flat, natural[r].mean), at(packed, plan[r].mean), back)
+                pack_bias(tiles, n_out, at(flat, natural[r].variance), at(packed, plan[r].variance), back)
 
 
 @inlined
 def pack_bias(tiles, n_out, b, packed, back):
-    """Pack a bias, or write it back."""
+    """Pack a bias, or another vector of a layer, or write it back."""
     if back:
         unpack(tiles, 1, n_out, packed, n_out, b, n_out)
     else:

@@ -8,11 +8,12 @@ import math
 
 from numba import int32
 
-from .contract import NONE, Activation, Op, Optimizer
+from .contract import NONE, Activation, Optimizer
 from .numba_jit import inlined, kernel
 from .numba_packing import (
     clear,
     first_with,
+    is_layer,
     layer_of,
     numbers_of,
     panel_rows,
@@ -340,7 +341,7 @@ def span_of(natural, plan, r, row, L, bias):
     None, unless the flat range of ``row`` has them.
     """
     n_out, end = rounded(plan[r].n_out, L), row.W + row.n_in
-    if plan[r].op != Op.LINEAR_FORWARD or first_with(natural, natural[r].W) != r:
+    if not is_layer(plan[r].op) or first_with(natural, natural[r].W) != r:
         return 0, 0
     if bias:
         return (plan[r].b, n_out) if natural[r].b != NONE and row.W <= natural[r].b < end else (0, 0)
@@ -362,7 +363,7 @@ def optimizer_step(tiles, worker, natural, plan, row, step, states):
     if rule >= Optimizer.ADAM and load(worker.own, 0) == 0:
         meet(worker)
         for r in range(plan.size):
-            if plan[r].op == Op.LINEAR_FORWARD:
+            if is_layer(plan[r].op):
                 clear_filling(worker, layer_of(plan[r], states.params, states.params, states.params))
 
 

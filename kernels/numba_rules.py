@@ -28,7 +28,7 @@ from .numba_vectors import (
 
 (
     GRAD_SCALE, _LOSS_SCALE, L2, KEEP, RATE, MOMENTUM, BETA_1, BETA_2, EPSILON, DECAY, GRAD_RATE, CLIP, MAX_NORM,
-    AVERAGE_DECAY,
+    AVERAGE_DECAY, SEED, NUMBER,
 ) = range(len(STEP.names or ()))  # fmt: skip
 """Places in a STEP record."""
 

@@ -29,6 +29,7 @@ from .contract import (
 Array = NDArray[Any]
 
 _GATHERS = (Op.GATHER_ROWS, Op.GATHER_CSR_ROWS, Op.GATHER_CLASSES)
+_NORMALIZING = (Op.BATCH_NORM, Op.NORMALIZE, Op.BATCH_NORM_DELTA)
 _FLAT = (Op.OPTIMIZER_STEP, Op.CLIP_NORM, Op.AVERAGE_STEP)
 _ON_PARAMETERS = (
     *(Op.LINEAR_FORWARD, Op.BATCH_NORM, Op.NORMALIZE, Op.BATCH_NORM_DELTA),
@@ -128,19 +129,19 @@ def check_function(place: str, record: Any, where: Where, may_be_kept: bool = Fa
 
 def check_fraction(place: str, name: str, value: Any, open_low: bool = False) -> None:
     """Refuse what is not in [0, 1], or (0, 1]."""
-    if not (0 < value <= 1 if open_low else 0 <= value <= 1):
+    if not isinstance(value, int | float | np.number) or not (0 < value <= 1 if open_low else 0 <= value <= 1):
         raise ValueError(f"{place} has the {name} {value}; pass a number in {'(' if open_low else '['}0, 1]")
 
 
 def check_epsilon(place: str, value: Any) -> None:
     """Refuse what cannot be added to a variance."""
-    if not 0 <= value < np.inf:
+    if not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
         raise ValueError(f"{place} has the epsilon {value}; pass a finite number of at least 0")
 
 
 def check_stream(place: str, value: Any) -> None:
     """Refuse a number of dropout masks that a counter has no room for."""
-    if not 0 <= value < 65536:
+    if not isinstance(value, int | np.integer) or not 0 <= value < 65536:
         raise ValueError(f"{place} has the stream {value}; pass a whole number in [0, 65536)")
 
 
@@ -185,7 +186,7 @@ def _check_sizes(place: str, op: Op, sizes: dict[str, int]) -> None:
     is_sized = op in (*_ON_PARAMETERS, Op.MAXOUT, Op.MAXOUT_DELTA, *_FLAT)
     if n_in < int(is_sized) or n_out < int(op not in _FLAT):
         raise ValueError(f"{place} has the sizes {sizes}; pass positive ones")
-    if op in (Op.BATCH_NORM, Op.NORMALIZE, Op.BATCH_NORM_DELTA) and n_in != 1:
+    if op in _NORMALIZING and n_in != 1:
         raise ValueError(f"{place} has n_in {n_in}; pass 1: one gamma for each unit")
     if op in (Op.MAXOUT, Op.MAXOUT_DELTA) and n_in % n_out:
         raise ValueError(f"{place} has the sizes {sizes}; pass an n_in that is a multiple of n_out")
@@ -230,7 +231,8 @@ def _parameter_spans(row: Any, op: Op, sizes: dict[str, int]) -> list[tuple[tupl
     if op in _FLAT:
         names = {Op.OPTIMIZER_STEP: (*names, "grads"), Op.CLIP_NORM: ("grads",)}.get(op, ("params", "average"))
         return [(names, "W", sizes["n_in"])]
-    bias = [] if row["b"] == NONE or op == Op.BACKPROP_DELTA else [(names, "b", sizes["n_out"])]
+    has_bias = op in _NORMALIZING or (row["b"] != NONE and op != Op.BACKPROP_DELTA)
+    bias = [(names, "b", sizes["n_out"])] if has_bias else []
     running = [(("params",), name, sizes["n_out"]) for name in _running(op)]
     return [(names, "W", sizes["n_in"] * sizes["n_out"]), *bias, *running]
 

@@ -24,6 +24,7 @@ from fastbp.kernels import (
 from numpy.typing import NDArray
 
 from fastbp import kernels
+from fastbp.layers import BatchNorm
 from fastbp.layout import Layout
 from fastbp.plan import Data, Plan, no_data, prediction_plan, run_buffers, training_plan
 
@@ -41,9 +42,15 @@ OUTPUTS = {
     "gather_csr_rows": ("out",),
     "gather_classes": ("out",),
     "linear_forward": ("a",),
+    "batch_norm": ("normalized", "rstd", "mean", "variance", "a"),
+    "normalize": ("a",),
     "activate": ("a", "saved"),
+    "maxout": ("a",),
+    "dropout": ("a", "saved"),
     "output_delta": ("delta", "returned"),
     "activation_delta": ("delta",),
+    "maxout_delta": ("delta_z",),
+    "batch_norm_delta": ("delta", "grad_gamma", "grad_beta"),
     "backprop_delta": ("delta_prev",),
     "linear_grad": ("grad_W", "grad_b", "returned"),
     "sgd_step": ("param",),
@@ -82,13 +89,21 @@ class Options:
     l2, decay : float
         Of the step.
     keep : float
-        Of the step of ``linear_grad``.
+        Of the step of ``linear_grad`` and ``batch_norm_delta``.
     clip : float
         Of the step.
     at_zero : float, optional
         The derivative at 0 of the activations that have a choice.
     keeps : bool
-        Whether ``activate`` keeps the derivative.
+        Whether ``activate`` and ``dropout`` keep the derivative.
+    batch_norm, maxout, drops : bool
+        Whether a plan's hidden layer is normalised, is one of maxout units, and drops units, as the inputs do then.
+    epsilon : float
+        Of batch normalisation. Where it is small and samples are few, errors and their derivative all but cancel.
+    pieces : int
+        Of maxout units.
+    probability : float
+        That a unit is kept.
     seed : int
     """
 
@@ -108,6 +123,12 @@ class Options:
     clip: float = 0.0
     at_zero: float | None = None
     keeps: bool = True
+    batch_norm: bool = False
+    maxout: bool = False
+    drops: bool = False
+    epsilon: float = 0.5
+    pieces: int = 3
+    probability: float = 0.7
     seed: int = 0
 
     @property
@@ -121,7 +142,9 @@ class Options:
         values = {"rate": 0.02, "momentum": 0.9, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-3}
         scales = {"grad_scale": 1 / self.batch, "loss_scale": 0.5}
         more = {"grad_rate": 0.01, "average_decay": 0.8, "clip": self.clip}
-        return step_table(number, **values, **scales, **more, l2=self.l2, decay=self.decay)
+        table = step_table(number, **values, **scales, **more, l2=self.l2, decay=self.decay)
+        table["seed"], table["number"] = 2.0**40 + 2.0**20 + 7, 2.0**33 + 5 + np.arange(number)
+        return table
 
 
 class Draws:
@@ -298,6 +321,66 @@ def _activate(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]
     }
 
 
+def _batch_norm(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    shape = options.batch, options.outputs
+    return {
+        "z": draw.z(*shape),
+        "gamma": draw.normal(shape[1]),
+        "beta": draw.normal(shape[1]),
+        "epsilon": options.epsilon,
+        "momentum": 0.3,
+        "activation": _activations(options)[0].record(),
+        "normalized": draw.normal(*shape),
+        "rstd": draw.normal(shape[1]),
+        "mean": draw.normal(shape[1]),
+        "variance": draw.positive(shape[1]),
+        "a": draw.normal(*shape),
+    }
+
+
+def _normalize(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    arguments = _batch_norm(draw, options, backend)
+    return {name: arguments[name] for name in arguments if name not in ("momentum", "normalized", "rstd")}
+
+
+def _maxout(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    z = draw.z(options.batch, options.pieces * options.outputs)
+    return {"z": z, "a": draw.normal(options.batch, options.outputs)}
+
+
+def _dropout(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    shape = options.batch, options.outputs
+    return {
+        "a": draw.activations(options.activation, *shape),
+        "activation": _activations(options)[0].record(),
+        "probability": options.probability,
+        "stream": 3,
+        "step": options.steps(),
+        "saved": draw.normal(*shape) if options.keeps else np.empty((0, options.outputs), draw.working),
+    }
+
+
+def _maxout_delta(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    z = draw.z(options.batch, options.pieces * options.outputs)
+    return {"z": z, "delta": draw.normal(options.batch, options.outputs), "delta_z": draw.normal(*z.shape)}
+
+
+def _batch_norm_delta(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
+    shape, step = (options.batch, options.outputs), options.steps()
+    step["keep"] = options.keep
+    z = draw.rng.standard_normal(shape)
+    rstd = 1 / np.sqrt(z.var(axis=0) + options.epsilon)
+    return {
+        "normalized": draw.cast((z - z.mean(axis=0)) * rstd),
+        "rstd": draw.cast(rstd),
+        "gamma": draw.normal(shape[1]),
+        "step": step,
+        "delta": draw.normal(*shape),
+        "grad_gamma": draw.normal(shape[1]),
+        "grad_beta": draw.normal(shape[1]),
+    }
+
+
 def _activation_delta(draw: Draws, options: Options, backend: Backend) -> dict[str, Any]:
     shape = options.batch, options.outputs
     a = draw.activations(options.activation, *shape)
@@ -382,7 +465,8 @@ def _train_steps(draw: Draws, options: Options, backend: Backend) -> dict[str, A
     layout, activations = _layout(options), _activations(options)
     form = Data(options.sparse, options.classes, options.weighted)
     rule = Optimizer[options.optimizer.upper()]
-    plan = training_plan(layout, activations, Loss[options.loss.upper()], rule, options.batch, form)
+    dropout = (0.8, options.probability) if options.drops else ()
+    plan = training_plan(layout, activations, Loss[options.loss.upper()], rule, options.batch, form, dropout=dropout)
     data = _samples(draw, options, n)
     if options.classes:
         data |= {"classes": draw.order(n, options.outputs)}
@@ -434,7 +518,9 @@ def _predict_rows(draw: Draws, options: Options, backend: Backend) -> dict[str, 
 
 
 def _layout(options: Options) -> Layout:
-    return Layout((options.inputs, options.inputs + options.outputs, options.outputs), options.bias)
+    sizes, pieces = (options.inputs, options.inputs + options.outputs, options.outputs), options.pieces
+    norms = (BatchNorm(options.epsilon, 0.3), None) if options.batch_norm else ()
+    return Layout(sizes, options.bias, (pieces, 1) if options.maxout else (), norms)
 
 
 def _activations(options: Options) -> tuple[ActivationFunction, ActivationFunction]:
@@ -443,7 +529,11 @@ def _activations(options: Options) -> tuple[ActivationFunction, ActivationFuncti
 
 
 def _parameters(draw: Draws, layout: Layout) -> Array:
-    return draw.cast(draw.normal(layout.size) / max(layout.layer_sizes) ** 0.5)
+    params = np.empty(layout.total_size, draw.working)
+    params[: layout.size] = draw.normal(layout.size) / max(layout.layer_sizes) ** 0.5
+    for mean, variance in zip(layout.means(params), layout.variances(params), strict=True):
+        mean[:], variance[:] = draw.normal(len(mean)), draw.positive(len(variance))
+    return draw.cast(params)
 
 
 def _samples(draw: Draws, options: Options, n: int) -> dict[str, Array]:
@@ -463,9 +553,15 @@ _ARGUMENTS: dict[str, Callable[[Draws, Options, Backend], dict[str, Any]]] = {
     "gather_csr_rows": _gather_csr_rows,
     "gather_classes": _gather_classes,
     "linear_forward": _linear_forward,
+    "batch_norm": _batch_norm,
+    "normalize": _normalize,
     "activate": _activate,
+    "maxout": _maxout,
+    "dropout": _dropout,
     "output_delta": _output_delta,
     "activation_delta": _activation_delta,
+    "maxout_delta": _maxout_delta,
+    "batch_norm_delta": _batch_norm_delta,
     "backprop_delta": _backprop_delta,
     "linear_grad": _linear_grad,
     "sgd_step": _optimizer_step(),

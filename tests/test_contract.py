@@ -30,10 +30,15 @@ def parameters(function: Any) -> list[str]:
     return list(inspect.signature(getattr(function, "py_func", function)).parameters)
 
 
+REFERENCE = [KERNELS / "reference" / f"{name}.py" for name in ("data", "forward", "backward", "rules", "__init__")]
+"""The reference's modules in the order in which its operations stand there."""
+
+
 def definitions(module: ModuleType) -> list[str]:
     """Names of a backend's public functions in the order of its source."""
     path = Path(module.__file__)
-    source = (KERNELS / "cython_cpu.pyx" if path.suffix != ".py" else path).read_text(encoding="utf-8")
+    paths = [KERNELS / "cython_cpu.pyx" if path.suffix != ".py" else path] if path not in REFERENCE else REFERENCE
+    source = "\n".join(path.read_text(encoding="utf-8") for path in paths)
     return [name for name in re.findall(r"^def (\w+)\(", source, re.MULTILINE) if name in kernels.OPERATIONS]
 
 
@@ -70,7 +75,10 @@ FORWARD = {"n_in": 3, "n_out": 2, "a_prev": 0, "a": 512, "W": 0, "b": 6, "activa
         ([], "no linear_forward"),
         ([("LINEAR_FORWARD", FORWARD), ("LINEAR_FORWARD", {**FORWARD, "b": 10})], "share the weights"),
         ([("LINEAR_FORWARD", FORWARD), ("LINEAR_FORWARD", {**FORWARD, "W": 3})], "overlap"),
-        ([("LINEAR_FORWARD", FORWARD), ("LINEAR_UPDATE", {**FORWARD, "delta": 512, "W": 1, "optimizer": 0})], "None"),
+        (
+            [("LINEAR_FORWARD", FORWARD), ("LINEAR_UPDATE", {**FORWARD, "delta": 512, "W": 1, "optimizer": 0})],
+            "no forward",
+        ),
         ([("LINEAR_FORWARD", FORWARD), ("LINEAR_GRAD", {**FORWARD, "delta": 512, "n_out": 1})], "n_in, n_out, b"),
         (
             [("LINEAR_FORWARD", FORWARD), ("LINEAR_UPDATE", {**FORWARD, "delta": 512, "b": -1, "optimizer": 0})],
@@ -130,16 +138,17 @@ def test_no_fastmath() -> None:
     from fastbp.kernels.numba_jit import FASTMATH
 
     assert set(FASTMATH) == {"contract"}
-    for path in [*KERNELS.glob("*.py"), *KERNELS.glob("*.h"), *KERNELS.parent.glob("setup.py")]:
+    for path in [*KERNELS.rglob("*.py"), *KERNELS.glob("*.h"), *KERNELS.parent.glob("setup.py")]:
         assert not re.search(r"fastmath\s*=\s*True|ffast-math|Ofast", path.read_text(encoding="utf-8")), path
 
 
 def test_imports_run_down_only() -> None:
     """kernels/ knows nothing of fastbp/."""
-    for path in KERNELS.glob("*.py"):
+    for path in KERNELS.rglob("*.py"):
+        depth = len(path.relative_to(KERNELS).parts)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom):
-                assert node.level <= 1, f"{path.name} imports from above"
+                assert node.level <= depth, f"{path.name} imports from above"
                 assert not (node.module or "").startswith("fastbp"), path.name
 
 
@@ -302,6 +311,7 @@ def test_codes_are_stable() -> None:
     assert {code.name: int(code) for code in Activation} == {
         "IDENTITY": 0, "RELU": 1, "LOGISTIC": 2, "TANH": 3, "SOFTMAX": 4, "EXP": 5, "LEAKY_RELU": 6, "ELU": 7,
         "SELU": 8, "SOFTPLUS": 9, "SIGN": 10, "GELU": 11, "SILU": 12, "RELU_AT_ZERO": 13, "CUSTOM": 14,
+        "KEPT": 15,
     }  # fmt: skip
     losses = ["SQUARED_ERROR", "CROSS_ENTROPY", "BINARY_CROSS_ENTROPY", "POISSON", "CUSTOM"]
     assert [code.name for code in Loss] == losses
@@ -349,9 +359,9 @@ def test_importing_fastbp_is_cheap() -> None:
     assert not heavy & set(done.stdout.split())
 
 
-def plan_arguments(backend: kernels.Backend) -> dict[str, Any]:
+def plan_arguments(backend: kernels.Backend, activation: str = "relu", **options: Any) -> dict[str, Any]:
     """Arguments of a run by hand: Adam, one hidden layer, weights for the samples."""
-    net = fastbp.Network((5, 4, 3), dtype="float64", random_state=0, backend=backend.name)
+    net = fastbp.Network((5, 4, 3), activation, dtype="float64", random_state=0, backend=backend.name, **options)
     trainer = fastbp.Trainer(net, batch_size=4, backend=backend.name)
     run = trainer._run(trainer._data(np.ones((8, 5)), np.eye(3)[np.arange(8) % 3], np.ones(8)), {})
     steps = kernels.step_table(2, rate=0.1, beta_1=0.9, beta_2=0.9, epsilon=1e-8)
@@ -376,6 +386,85 @@ def test_a_plan_that_leaves_its_buffers_is_refused(backend: kernels.Backend, fie
         row[field] = value
         with pytest.raises(ValueError, match="plan"):
             backend.train_steps(**arguments)
+
+
+BETWEEN_LAYERS = {"activation": "maxout", "batch_norm": True, "dropout": 0.5}
+"""A network that has all that may stand between layers."""
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["a", "a_prev", "saved", "W", "b", "delta", "delta_prev", "mean", "variance", "rstd", "n_in", "n_out", "op"],
+)
+@pytest.mark.parametrize("value", [-(2**40), -2, 2**40, 2**62])
+def test_what_stands_between_layers_must_not_leave_its_buffers(
+    backend: kernels.Backend, field: str, value: int
+) -> None:
+    ops, seen = kernels.Op, 0
+    between = ops.BATCH_NORM, ops.MAXOUT, ops.DROPOUT, ops.MAXOUT_DELTA, ops.BATCH_NORM_DELTA
+    plan = plan_arguments(backend, **BETWEEN_LAYERS)["plan"]
+    assert set(between) <= set(plan["op"])
+    for number in np.flatnonzero(np.isin(plan["op"], between)):
+        arguments = plan_arguments(backend, **BETWEEN_LAYERS)
+        row = arguments["plan"][number]
+        is_read = row["op"] == ops.BATCH_NORM or field not in ("mean", "variance")
+        if row[field] == kernels.NONE or (field.startswith("n_") and row[field] == 0) or not is_read:
+            continue
+        row[field], seen = value, seen + 1
+        with pytest.raises(ValueError, match="plan"):
+            backend.train_steps(**arguments)
+    assert seen
+
+
+@pytest.mark.parametrize(
+    ("op", "field", "value", "message"),
+    [
+        ("BATCH_NORM", "epsilon", -1e-9, "epsilon -1e-09; pass a finite number of at least 0"),
+        ("BATCH_NORM", "epsilon", np.nan, "epsilon nan"),
+        ("BATCH_NORM", "momentum", 1.5, r"momentum 1.5; pass a number in \[0, 1\]"),
+        ("BATCH_NORM", "b", kernels.NONE, r"needs those from -1 \(b\)"),
+        ("BATCH_NORM", "activation", Activation.SOFTMAX, "softmax, which is no function of single numbers"),
+        ("BATCH_NORM", "activation", Activation.KEPT, "'kept', which is no function"),
+        ("BATCH_NORM_DELTA", "optimizer", 99, "unknown optimizer 99"),
+        ("MAXOUT", "n_in", 7, "a multiple of n_out"),
+        ("DROPOUT", "probability", 0.0, r"probability 0.0; pass a number in \(0, 1\]"),
+        ("DROPOUT", "stream", 65536, r"stream 65536; pass a whole number in \[0, 65536\)"),
+    ],
+)
+def test_rows_between_layers_with_bad_numbers_are_refused(
+    backend: kernels.Backend, op: str, field: str, value: Any, message: str
+) -> None:
+    arguments = plan_arguments(backend, **BETWEEN_LAYERS)
+    row = np.flatnonzero(arguments["plan"]["op"] == kernels.Op[op])[0]
+    arguments["plan"][field][row] = value
+    with pytest.raises(ValueError, match=message):
+        backend.train_steps(**arguments)
+
+
+@pytest.mark.parametrize(("field", "value"), [("seed", -1), ("seed", 2.0**53), ("seed", 0.5), ("number", 2.0**48)])
+def test_draws_that_the_generator_cannot_take_are_refused(backend: kernels.Backend, field: str, value: float) -> None:
+    arguments = plan_arguments(backend, **BETWEEN_LAYERS)
+    arguments["steps"][field] = value
+    with pytest.raises(ValueError, match=f"steps has the {field} .* whole numbers in"):
+        backend.train_steps(**arguments)
+
+
+def test_a_run_that_is_not_unpacked_changed_no_parameter(backend: kernels.Backend) -> None:
+    """Neither weights nor gamma, beta, running means and variances; unpacked, it changed them all."""
+    arguments = plan_arguments(backend, **BETWEEN_LAYERS)
+    buffers, module = arguments["buffers"], backend.module
+    if not module.PACKS:
+        pytest.skip("this backend works on the parameters themselves")
+    buffers = arguments["buffers"] = buffers._replace(X=np.random.default_rng(0).standard_normal(buffers.X.shape))
+    before = buffers.params.copy()
+    module.pack(arguments["plan"], buffers)
+    module.train_steps(**arguments)
+    np.testing.assert_array_equal(buffers.params, before)
+    module.unpack(arguments["plan"], buffers)
+    layout = fastbp.Network((5, 4, 3), "maxout", batch_norm=True).layout
+    changed = buffers.params != before
+    for part in (*layout.weights(changed), *layout.gammas(changed), *layout.means(changed), *layout.variances(changed)):
+        assert part.any()
 
 
 @pytest.mark.parametrize("name", ["params", "m", "v", "work", "scratch", "y", "sample_weight", "X"])
@@ -465,6 +554,10 @@ def test_only_the_last_layer_of_a_prediction_writes_to_out(backend: kernels.Back
         backend.predict(rows, np.arange(3), 3, buffers, np.zeros((3, 2)))
 
 
+ZEROS = 0, 0, 0
+"""What an activation without numbers has for them."""
+
+
 @pytest.mark.parametrize(
     "layers",
     [
@@ -475,10 +568,21 @@ def test_only_the_last_layer_of_a_prediction_writes_to_out(backend: kernels.Back
         [[3, 0, 0, kernels.NONE, 0]],
         [[3, 1, 0, kernels.NONE, 0], [2, 1, 3, kernels.NONE, 0]],
         [[2**62, 4, 0, kernels.NONE, 0]],
+        [[3, 2, 0, kernels.NONE, 0, *ZEROS, 0]],
+        [[3, 2, 0, kernels.NONE, 0, *ZEROS, 3]],
+        [[3, 1, 0, 3, 0, *ZEROS, 1, 4, 5, 6]],
+        [[3, 1, 0, 3, 0, *ZEROS, 1, 4, kernels.NONE, 5]],
+        [[3, 1, 0, kernels.NONE, 0, *ZEROS, 1, 3, 4, 5]],
+        [[3, 1, 0, 3, 0, *ZEROS, 1, 4, 5, 5, int(np.float64(-1).view(np.int64))]],
     ],
 )
 def test_layers_beyond_the_parameters_are_refused(backend: kernels.Backend, layers: list[list[int]]) -> None:
     arrays = np.zeros(3), np.zeros(6)
-    out = np.zeros(layers[-1][1] or 1)
+    out, rest = np.zeros(layers[-1][1] or 1), [*ZEROS, 1, *[kernels.NONE] * 3, 0]
     with pytest.raises(ValueError, match=r"layers|activation"):
-        backend.predict_rows(np.array([[*layer, 0, 0, 0] for layer in layers]), *arrays, out)
+        backend.predict_rows(np.array([[*layer, *rest[len(layer) - 5 :]] for layer in layers]), *arrays, out)
+
+
+def test_a_table_of_layers_with_too_few_columns_is_refused(backend: kernels.Backend) -> None:
+    with pytest.raises(ValueError, match=r"layers has shape \(1, 8\); pass a row of 13 numbers for each layer"):
+        backend.predict_rows(np.zeros((1, 8), np.int64), np.zeros(3), np.zeros(6), np.zeros(2))

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from fastbp.kernels import Op
+from fastbp.kernels.reference.philox import philox
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from operation_checks import Options, arguments_of, check_operation
 
+import fastbp
 from fastbp import kernels
 
 DTYPES = ("float32", "float64")
@@ -42,7 +44,8 @@ SHAPES = (
 )
 """Batch, inputs, outputs."""
 
-ACTIVATIONS = [code.name.lower() for code in kernels.Activation if code != kernels.Activation.CUSTOM]
+NO_FUNCTIONS = kernels.Activation.CUSTOM, kernels.Activation.KEPT
+ACTIVATIONS = [code.name.lower() for code in kernels.Activation if code not in NO_FUNCTIONS]
 OPTIMIZERS = [code.name.lower() for code in kernels.Optimizer]
 KEPT = ("gelu", "silu", "relu_at_zero")
 
@@ -75,7 +78,8 @@ def test_every_activation(
     if activation not in KEPT:
         check_operation(backend, "output_delta", dtype, options(shape, **modes))
     if activation != "softmax":
-        check_operation(backend, "activate", dtype, options(shape, **modes))
+        for operation in ("batch_norm", "normalize", "activate", "dropout"):
+            check_operation(backend, operation, dtype, options(shape, **modes))
         check_operation(backend, "backprop_delta", dtype, options(shape, **modes))
         check_operation(backend, "train_steps", dtype, options(shape, **modes))
         check_operation(backend, "predict_rows", dtype, options(shape, **modes))
@@ -125,6 +129,166 @@ def test_every_optimizer(
     check_operation(backend, "linear_update", dtype, options(shape, **modes))
     check_operation(backend, "train_steps", dtype, options(shape, **modes))
     check_operation(backend, "linear_grad", dtype, options(shape, bias=bias, l2=l2, keep=1.0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES[2::4])
+def test_what_was_kept_takes_the_place_of_a_derivative(
+    compiled_name: str, shape: tuple[int, int, int], dtype: str
+) -> None:
+    for operation in ("dropout", "activation_delta", "backprop_delta"):
+        check_operation(kernels.backend(compiled_name), operation, dtype, options(shape, activation="kept"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("outputs", [1, 5, 17, 40])
+@pytest.mark.parametrize("batch", [*range(1, 18), 31, 32, 33, 47, 48, 49, 50, 64, 70])
+def test_what_stands_between_layers_takes_any_batch(compiled_name: str, batch: int, outputs: int, dtype: str) -> None:
+    """Few samples lie in rows when packed, many in panels, the last of them filled up."""
+    backend, shape = kernels.backend(compiled_name), (batch, 1, outputs)
+    for operation in ("batch_norm", "normalize"):
+        check_operation(backend, operation, dtype, options(shape, activation="identity"))
+    for keep in (0.0, 1.0):
+        check_operation(backend, "batch_norm_delta", dtype, options(shape, keep=keep))
+    for pieces in (1, 2, 3, 5):
+        check_operation(backend, "maxout", dtype, options(shape, pieces=pieces))
+        check_operation(backend, "maxout_delta", dtype, options(shape, pieces=pieces))
+    for keeps in (True, False):
+        check_operation(backend, "dropout", dtype, options(shape, keeps=keeps))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("modes", ["batch_norm", "maxout", "drops", "batch_norm maxout drops"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
+@pytest.mark.parametrize("shape", [(1, 4, 3), (3, 4, 5), (7, 9, 10), (33, 20, 17), (64, 31, 2)])
+def test_plans_with_what_stands_between_layers(
+    compiled_name: str, shape: tuple[int, int, int], optimizer: str, modes: str, dtype: str
+) -> None:
+    backend, present = kernels.backend(compiled_name), dict.fromkeys(modes.split(), True)
+    activations = ["identity"] if "maxout" in modes else ["tanh", "gelu"]
+    for activation in activations:
+        check_operation(
+            backend, "train_steps", dtype, options(shape, optimizer=optimizer, activation=activation, **present)
+        )
+        check_operation(backend, "predict", dtype, options(shape, activation=activation, **present))
+        check_operation(backend, "predict_rows", dtype, options(shape, activation=activation, **present))
+    modes_of_data = {"sparse": True, "classes": True, "loss": "cross_entropy", "weighted": True, "bias": True}
+    check_operation(
+        backend, "train_steps", dtype, options(shape, activation=activations[0], **modes_of_data, **present)
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu", "leaky_relu", "maxout"])
+def test_few_rows_get_the_bits_of_many(backend: kernels.Backend, activation: str, dtype: str) -> None:
+    """Normalised and maxout units by `predict_rows` and by `predict`, the batch in rows and in panels."""
+    rng = np.random.default_rng(0)
+    options = {"batch_norm": [True, False], "dtype": dtype, "random_state": 0, "backend": backend.name}
+    net = fastbp.Network((7, 37, 19, 3), activation, **options)
+    for mean, variance in zip(net.layout.means(net.buffer), net.layout.variances(net.buffer), strict=True):
+        mean[:], variance[:] = rng.standard_normal(len(mean)), rng.uniform(0.1, 2, len(variance))
+    net.parameters[:] += 0.1 * rng.standard_normal(len(net.parameters)).astype(dtype)
+    X = rng.standard_normal((53, 7)).astype(dtype)
+    many = net.forward(X)
+    for first, n in ((0, 1), (7, 3), (40, 13)):
+        np.testing.assert_array_equal(net.forward(X[first : first + n]), many[first : first + n])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [3, 40])
+def test_maxout_takes_nan_for_the_largest_and_the_first_of_equals(
+    backend: kernels.Backend, batch: int, dtype: str
+) -> None:
+    nan = np.nan
+    z = np.array([[1, 2], [2, 2], [2, 1], [nan, 3], [3, nan], [nan, nan], [-np.inf, -np.inf], [0, -0.0]], dtype)
+    first = np.array([0, 1, 1, 1, 0, 1, 1, 1])  # whether the first piece is the one
+    for a, b in ((z, first), (-z, np.array([1, 1, 0, 1, 0, 1, 1, 1]))):
+        pieces = np.tile(np.concatenate([a[:, 0], a[:, 1]]), (batch, 1)).astype(dtype)
+        out, delta_z, delta = np.empty((batch, 8), dtype), np.empty((batch, 16), dtype), np.full((batch, 8), 2, dtype)
+        backend.maxout(pieces, out)
+        np.testing.assert_array_equal(out, np.tile(np.where(b, a[:, 0], a[:, 1]), (batch, 1)))
+        backend.maxout_delta(pieces, delta, delta_z)
+        np.testing.assert_array_equal(delta_z, np.tile(np.concatenate([2 * b, 2 - 2 * b]), (batch, 1)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [2, 20])
+def test_a_bad_sample_spoils_its_unit_in_batch_normalisation(backend: kernels.Backend, batch: int, dtype: str) -> None:
+    """NaN in one unit of one sample is in all samples' outputs of that unit, and in no other."""
+    z, rng = np.empty((batch, 19), dtype), np.random.default_rng(0)
+    z[:] = rng.standard_normal(z.shape)
+    z[1, 7] = np.nan
+    vectors, (normalized, a) = np.ones((5, 19), dtype), np.empty((2, batch, 19), dtype)
+    backend.batch_norm(z, vectors[0], vectors[1], 1e-5, 0.1, "identity", normalized, *vectors[2:], a)
+    for each in (normalized, a, *vectors[2:]):
+        assert np.isnan(each[..., 7]).all()
+        assert np.isfinite(np.delete(each, 7, axis=-1)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [1, 3, 20, 50])
+def test_batch_normalisation_gives_mean_0_and_variance_1(backend: kernels.Backend, batch: int, dtype: str) -> None:
+    """Of samples far from 0, too: squares of differences are added up, not of z. One sample has nothing but beta."""
+    z = (1000 + np.random.default_rng(0).standard_normal((batch, 33))).astype(dtype)
+    gamma, beta, mean, variance = np.full(33, 2, dtype), np.full(33, 3, dtype), np.zeros(33, dtype), np.ones(33, dtype)
+    normalized, a, rstd = np.empty_like(z), np.empty_like(z), np.empty_like(gamma)
+    backend.batch_norm(z, gamma, beta, 0.0 if batch > 1 else 1.0, 0.5, "identity", normalized, rstd, mean, variance, a)
+    tolerance = 2e-3 if dtype == "float32" else 1e-11  # of the mean, whose own last place is 1000 times as large
+    np.testing.assert_allclose(a.mean(axis=0), 3, atol=tolerance)
+    np.testing.assert_allclose(a.std(axis=0), 2 if batch > 1 else 0, atol=tolerance)
+    if batch > 1:
+        np.testing.assert_allclose(mean, z.mean(axis=0, dtype="float64") / 2, rtol=1e-6)
+        np.testing.assert_allclose(variance, 0.5 + z.var(axis=0, ddof=1, dtype="float64") / 2, rtol=tolerance)
+    else:
+        np.testing.assert_array_equal([mean, variance], [np.zeros(33), np.ones(33)])
+
+
+KNOWN_ANSWERS = {
+    ((0, 0, 0, 0), (0, 0)): (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8),
+    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2): (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD),
+    ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0)): (
+        *(0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+}
+"""Of Philox4x32-10: counters, keys and words (Random123's file kat_vectors)."""
+
+
+@pytest.mark.parametrize(("counter", "key"), KNOWN_ANSWERS)
+def test_philox_gives_the_known_answers(counter: tuple[int, ...], key: tuple[int, int]) -> None:
+    words = philox(tuple(np.array([word], np.uint64) for word in counter), key)
+    assert tuple(int(word[0]) for word in words) == KNOWN_ANSWERS[counter, key]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [1, 30])
+@pytest.mark.parametrize("word", range(4))
+def test_units_are_dropped_by_the_known_words(backend: kernels.Backend, word: int, batch: int, dtype: str) -> None:
+    """The first sample's first four units have the counter and the key 0."""
+    threshold = KNOWN_ANSWERS[(0, 0, 0, 0), (0, 0)][word]
+    for probability, is_kept in ((threshold / 2**32, False), ((threshold + 0.5) / 2**32, True)):
+        a = np.ones((batch, 7), dtype)
+        backend.dropout(a, "identity", probability, 0, kernels.step_table(1), np.empty((0, 7), dtype))
+        assert a[0, word] == (np.dtype(dtype).type(1 / probability) if is_kept else 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_masks_depend_on_seed_step_stream_and_unit_alone(backend: kernels.Backend, dtype: str) -> None:
+    """Neither on the batch, of few samples or many, nor on how many units there are, nor on the dtype."""
+
+    def mask(n_rows: int, n_units: int, kind: str = dtype, stream: int = 2, **step: float) -> np.ndarray:
+        a, numbers = np.ones((n_rows, n_units), kind), {"seed": 2.0**52 + 1, "number": 2.0**47 + 3, **step}
+        backend.dropout(a, "identity", 0.5, stream, kernels.step_table(1, **numbers), np.empty((0, n_units), kind))
+        assert set(np.unique(a)) == {0, 2}
+        return a != 0
+
+    whole = mask(70, 130)
+    assert abs(whole.mean() - 0.5) < 0.02
+    for n_rows, n_units in ((70, 129), (70, 6), (20, 130), (5, 130), (5, 99), (3, 70)):
+        np.testing.assert_array_equal(mask(n_rows, n_units), whole[:n_rows, :n_units])
+    np.testing.assert_array_equal(mask(70, 130, "float64"), whole)
+    others = [{"stream": 3}, {"seed": 1.0}, {"seed": 2.0**51 + 1}, {"number": 3.0}, {"number": 2.0**47 + 4}]
+    for other in others:
+        assert abs((mask(70, 130, **other) == whole).mean() - 0.5) < 0.03  # as two independent masks
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -230,7 +394,18 @@ def test_nothing_is_written_beyond_the_outputs(compiled_name: str, shape: tuple[
     m, v, b = np.zeros_like(W), np.zeros_like(W), np.zeros((3, outputs), dtype)
     step = kernels.step_table(1, rate=0.1, beta_1=0.9, beta_2=0.9, epsilon=1e-8)
     backend.linear_update(a_prev, delta, "adam", step, W, b[0], m, b[1], v, b[2])
-    for whole in (a_whole, W_whole, d_whole):
+    z_whole, z = guarded(batch, 3 * outputs)
+    n_whole, normalized = guarded(batch, outputs)
+    v_whole, vectors = guarded(3, outputs)
+    z[...], vectors[...] = rng.normal(size=z.shape), 1
+    function = "tanh"
+    backend.batch_norm(delta, b[0], b[1], 0.1, 0.1, function, normalized, *vectors, a)
+    backend.batch_norm_delta(normalized, vectors[0].copy(), b[0], step, a, *vectors[1:])
+    backend.maxout_delta(z.copy(), delta, z)
+    backend.maxout(z.copy(), a)
+    backend.dropout(a, function, 0.5, 0, step, normalized)
+    backend.normalize(delta, b[0], b[1], b[2], np.ones_like(b[0]), 0.1, function, a)
+    for whole in (a_whole, W_whole, d_whole, z_whole, n_whole, v_whole):
         assert (whole[:64] == 7).all()
         assert (whole[-64:] == 7).all()
 

@@ -18,6 +18,7 @@ import numpy as np
 import parity
 import pytest
 from fastbp.kernels import reference
+from fastbp.kernels.reference import backward, forward, rules
 from gradients import check_step
 from numpy.testing import assert_allclose
 from operation_checks import OUTPUTS, Options, check_operation, output_arrays
@@ -32,6 +33,18 @@ UPDATING = (
     "train_steps",
 )
 """Operations that change what is there already: their change is flipped."""
+
+
+CALLERS = reference, forward, backward, rules
+"""The reference's modules, which call each other's operations by the names under which they imported them."""
+
+
+def plant(patch: pytest.MonkeyPatch, operation: str, output: str) -> None:
+    """Flip an output of one of the reference's operations wherever it is called."""
+    twin = flipped(operation, getattr(reference, operation), [output])
+    for module in CALLERS:
+        if hasattr(module, operation):
+            patch.setattr(module, operation, twin)
 
 
 class Flipped:
@@ -129,10 +142,21 @@ BEYOND_DESCENT: dict[str, dict[str, Any]] = {
 }
 """Operations before and after the gradient that are not scikit-learn's, and trainers in which they run."""
 
+BETWEEN_LAYERS: dict[str, dict[str, Any]] = {
+    "batch_norm": {"batch_norm": True},
+    "normalize": {"batch_norm": True},
+    "maxout": {"hidden_activation": "maxout"},
+    "dropout": {"dropout": 0.5},
+    "maxout_delta": {"hidden_activation": "maxout"},
+    "batch_norm_delta": {"batch_norm": True},
+}
+"""Operations between the products of layers that are not scikit-learn's, and networks in which they run."""
+
 
 def test_every_operation_has_a_planted_fault() -> None:
     """One that is added must be in one of the lists, with all that it writes and returns in ``OUTPUTS``."""
-    assert sorted((*IN_SKLEARN, *BEYOND_SKLEARN, *BEYOND_DESCENT)) == sorted(kernels.OPERATIONS)
+    lists = IN_SKLEARN, BEYOND_SKLEARN, BEYOND_DESCENT, BETWEEN_LAYERS
+    assert sorted(name for names in lists for name in names) == sorted(kernels.OPERATIONS)
     assert OUTPUTS.keys() == set(kernels.OPERATIONS)
     assert all(OUTPUTS.values())
 
@@ -145,7 +169,7 @@ def test_parity_sees_each_flipped_output(operation: str, monkeypatch: pytest.Mon
     parity.compare(case, parity.observe(case, fastbp), theirs)
     for output in OUTPUTS[operation]:
         with monkeypatch.context() as patch:
-            patch.setattr(reference, operation, flipped(operation, getattr(reference, operation), [output]))
+            plant(patch, operation, output)
             ours = parity.observe(case, fastbp)
         with pytest.raises(AssertionError):
             parity.compare(case, ours, theirs)
@@ -156,31 +180,31 @@ def test_central_differences_see_each_flipped_output(operation: str, monkeypatch
     hidden, output = BEYOND_SKLEARN[operation]
     check_step("numpy", hidden, output, "squared_error")
     for flipped_output in OUTPUTS[operation]:
-        twin = flipped(operation, getattr(reference, operation), [flipped_output])
         with monkeypatch.context() as patch:
-            patch.setattr(reference, operation, twin)
+            plant(patch, operation, flipped_output)
             with pytest.raises(AssertionError):
                 check_step("numpy", hidden, output, "squared_error")
 
 
-@pytest.mark.parametrize("operation", BEYOND_DESCENT)
+@pytest.mark.parametrize("operation", [*BEYOND_DESCENT, *BETWEEN_LAYERS])
 def test_compiled_backends_see_each_flipped_output(
     operation: str, compiled_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They agree with the reference as it is, and not with one that has an output flipped."""
-    options = BEYOND_DESCENT[operation]
+    options = {"network": BETWEEN_LAYERS.get(operation, {}), **BEYOND_DESCENT.get(operation, {})}
     wanted = trained(compiled_name, **options)
     assert_allclose(trained("numpy", **options), wanted, rtol=1e-9, atol=1e-12)
     for output in (output for output in OUTPUTS[operation] if output != "returned"):
-        with monkeypatch.context() as patch:
-            patch.setattr(reference, operation, flipped(operation, getattr(reference, operation), [output]))
+        with monkeypatch.context() as patch, np.errstate(invalid="ignore"):
+            plant(patch, operation, output)
             with pytest.raises((AssertionError, ValueError)):  # a root of something negative: no number at all
                 assert_allclose(trained("numpy", **options), wanted, rtol=1e-6, atol=1e-9)
 
 
-def trained(backend: str, **options: Any) -> Any:
-    """Return what two epochs of training change: parameters, moments, average."""
-    net = fastbp.Network((6, 8, 3), "tanh", dtype="float64", random_state=0, backend=backend)
+def trained(backend: str, network: dict[str, Any], **options: Any) -> Any:
+    """Return what two epochs of training change: parameters, moments, average, outputs."""
+    network = {"hidden_activation": "tanh", **network}
+    net = fastbp.Network((6, 8, 3), dtype="float64", random_state=0, backend=backend, **network)
     trainer = fastbp.Trainer(net, batch_size=13, backend=backend, random_state=0, **options)
     trainer.fit(X, CODES, epochs=2)
-    return np.concatenate([net.parameters, trainer.m, trainer.v, trainer.average])
+    return np.concatenate([net.parameters, trainer.m, trainer.v, trainer.average, net.forward(X).ravel()])

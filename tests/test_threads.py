@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 import fastbp
 from fastbp import kernels
 from fastbp.data import as_features, is_sparse
+from fastbp.layers import BatchNorm
 from fastbp.layout import Layout
 from fastbp.pace import SECONDS_BETWEEN_TRIALS, Pace
 from fastbp.plan import Data, no_data, prediction_plan, run_buffers, training_plan
@@ -44,7 +45,9 @@ TRAININGS: dict[str, Any] = {
     "clip": st.sampled_from([0.0, 1e-3]),
     "clips_norm": st.booleans(),
     "averages": st.booleans(),
+    "between": st.sets(st.sampled_from(["batch_norm", "maxout", "dropout"])),
 }
+"""Options of `train`; ``between`` names what stands between the layers."""
 
 
 def functions(*codes: kernels.Activation) -> tuple[kernels.ActivationFunction, ...]:
@@ -56,8 +59,10 @@ def train(
 ) -> tuple[np.ndarray, ...]:
     """Run three mini-batches, the last one shorter; return parameters, moments, losses, and predictions."""
     rng = np.random.default_rng(options.get("seed", 0))
-    layout, dtype, n = Layout(sizes), options.get("dtype", "float32"), 2 * batch_size + (batch_size + 1) // 2
+    layout, dropout = between_layers(sizes, options.get("between", ()))
+    dtype, n = options.get("dtype", "float32"), 2 * batch_size + (batch_size + 1) // 2
     loss, hidden = options.get("loss", kernels.Loss.CROSS_ENTROPY), options.get("hidden", kernels.Activation.RELU)
+    hidden = kernels.Activation.IDENTITY if layout.pieces else hidden
     activations = functions(*[hidden] * (layout.n_layers - 1), OUTPUTS[loss])
     X = rng.standard_normal((n, sizes[0])) * (rng.random((n, sizes[0])) < 0.7)
     data = {**no_data(dtype, sizes[0], sizes[-1]), "X": X.astype(dtype)}
@@ -71,14 +76,16 @@ def train(
     form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size))
     rule = options.get("rule", kernels.Optimizer.ADAM)
     extras = {"clips_norm": options.get("clips_norm", False), "averages": options.get("averages", False)}
-    plan = training_plan(layout, activations, loss, rule, batch_size, form, **extras)
+    plan = training_plan(layout, activations, loss, rule, batch_size, form, dropout=dropout, **extras)
     state = {name: (0.1 * rng.standard_normal(layout.size)).astype(dtype) for name in ("params", "m")}  # none diverges
+    state["params"] = np.concatenate([state["params"], np.ones(layout.total_size - layout.size, dtype)])
     state["v"] = rng.random(layout.size).astype(dtype)
-    state["grads"], state["average"] = np.zeros(layout.size, dtype), state["params"].copy()
+    state["grads"], state["average"] = np.zeros(layout.size, dtype), state["params"][: layout.size].copy()
     rates = {"rate": 0.01, "momentum": 0.9, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-8}
     decay = 1e-3 * (rule >= kernels.Optimizer.ADAM)  # AdamW
     limits = {"clip": options.get("clip", 0), "max_norm": 0.01, "average_decay": 0.9, "grad_rate": 0.001}
     steps = kernels.step_table(3, l2=options.get("l2", 0.1), grad_scale=1 / batch_size, decay=decay, **rates, **limits)
+    steps["seed"], steps["number"] = 2.0**52 + 9, [0, 1, 2.0**40]
     buffers, losses = run_buffers(plan, backend, data, state, threads.capped(n_threads)), np.zeros(3)
     backend.train_steps(plan.rows, steps, rng.permutation(n), batch_size, buffers, losses, n_threads=n_threads)
     forward = prediction_plan(layout, activations, batch_size, Data(form.sparse))
@@ -86,6 +93,14 @@ def train(
     buffers = run_buffers(forward, backend, data, {"params": state["params"]}, threads.capped(n_threads))
     backend.predict(forward.rows, order, batch_size, buffers, out, n_threads=n_threads)
     return (*state.values(), losses, out)
+
+
+def between_layers(sizes: tuple[int, ...], between: Any) -> tuple[Layout, tuple[float, ...]]:
+    """Return a layout and dropout's probabilities for a network that has some of batch norm, maxout and dropout."""
+    n_hidden = len(sizes) - 2
+    pieces = (*[3] * n_hidden, 1) if "maxout" in between and n_hidden else ()
+    norms = (*[BatchNorm(momentum=0.3)] * n_hidden, None) if "batch_norm" in between else ()
+    return Layout(sizes, True, pieces, norms), (0.7,) * (n_hidden + 1) if "dropout" in between else ()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

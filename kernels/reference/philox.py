@@ -42,7 +42,7 @@ def is_kept(shape: tuple[int, ...], probability: float, stream: int, step: Any) 
     n_rows, n_units = shape
     seed, number = int(step["seed"]), int(step["number"])
     quads, rows = np.arange(-(-n_units // 4), dtype=np.uint64), np.arange(n_rows, dtype=np.uint64)
-    rest = np.uint64(number & int(LOW)), np.uint64(stream + ((number >> 32) << 16))
-    words = philox((quads, rows[:, None], *rest), (seed & int(LOW), seed >> 32))
+    third, fourth = np.array([number & int(LOW), stream + ((number >> 32) << 16)], np.uint64)[:, None, None]
+    words = philox((quads, rows[:, None], third, fourth), (seed & int(LOW), seed >> 32))
     drawn = np.stack(np.broadcast_arrays(*words), axis=2).reshape(n_rows, -1)[:, :n_units]
     return drawn < probability * 2.0**32
