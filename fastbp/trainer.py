@@ -93,7 +93,7 @@ class Trainer(Fixed):
     array([0, 1, 1, 0])
     """
 
-    _fixed = ("network", "loss", "batch_size", "optimizer", "schedule", "m", "v", "average")
+    _fixed = ("network", "loss", "step", "batch_size", "optimizer", "schedule", "m", "v", "average")
 
     def __init__(
         self,

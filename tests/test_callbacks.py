@@ -171,7 +171,7 @@ def test_parameters_are_up_to_date_for_a_callback_which_may_change_them(compiled
     trainer.fit(X, y, epochs=2, callbacks=[clipper], shuffle=False)
     by_hand, X, y = make()
     for seen in clipper.seen:  # the same steps, one fit each
-        start = 16 * (by_hand.step % 4)
+        start = 16 * (by_hand.n_steps % 4)
         by_hand.fit(X[start : start + 16], y[start : start + 16], shuffle=False)
         np.testing.assert_array_equal(by_hand.network.parameters, seen)
         np.clip(by_hand.network.parameters, -0.1, 0.1, out=by_hand.network.parameters)

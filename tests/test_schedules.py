@@ -291,7 +291,7 @@ def test_each_step_is_one_at_the_scaled_rate(name: str, backend_name: str) -> No
             batch_size=8,
             backend=backend_name,
         )
-        single.step = step
+        single.n_steps = step
         single.m[...], single.v[...] = by_hand.m, by_hand.v
         rows = slice(8 * (step % 4), 8 * (step % 4) + 8)
         single.fit(X[rows], y[rows], shuffle=False)

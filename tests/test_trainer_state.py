@@ -100,7 +100,7 @@ def test_moments_can_be_read_and_changed_between_fits(
     watched.v[...] = 0
     alone = make_trainer(backend_name, OPTIMIZERS[optimizer])
     alone.network.parameters[...] = watched.network.parameters
-    alone.step, alone.random_state = watched.step, copy.deepcopy(watched.random_state)
+    alone.n_steps, alone.random_state = watched.n_steps, copy.deepcopy(watched.random_state)
     assert watched.fit(*make_data(40)).loss == alone.fit(*make_data(40)).loss
     assert state_of(watched) == state_of(alone)
 
