@@ -328,6 +328,11 @@ class Trainer(Fixed):
         n_classes = self.network.layer_sizes[-1] if data["classes"].size else 0
         return Stream(self._run(own, workspace, checked=False), n_classes)
 
+    @property
+    def seed(self) -> int:
+        """Seed of dropout's masks: they follow from it, from the steps done and from the unit."""
+        return self._seed
+
     def averaged(self) -> Network:
         """Return a copy of the network that has the moving average of the parameters for its own.
 
