@@ -29,9 +29,9 @@ _OPERATIONS = {
 }
 _OBSTACLES = {
     Op.MAXOUT: "takes X = U where U is positive, and a maxout unit has several U; use identity and ReLU layers",
-    Op.BATCH_NORM: "takes X = W X + b between the layers, and batch normalisation, whose mean and variance depend on "
-    "all samples of the batch, is none; build the network without batch_norm",
-    Op.DROPOUT: "takes X = W X + b between the layers, and dropout stands in between; make the probe with dropout=False",
+    Op.BATCH_NORM: "takes U = W X + b of each sample alone, and batch normalisation takes mean and variance of them "
+    "all; build the network without batch_norm",
+    Op.DROPOUT: "takes X = W X + b between the layers, where dropout stands; make the probe with dropout=False",
 }
 """Why a plan with such a row has no valuation."""
 

@@ -1,8 +1,8 @@
 """The probe: a step plan walked row by row in Python, each row one unfused operation of a backend.
 
 A training step keeps little of what it computes. Here nothing is overwritten: each layer's z, a, delta and gradient
-stay, for a fixed batch, and what batch normalisation and dropout change in place is there before and after. The rows, and their order, are the plan's own; an operation more in the plan is a line more in
-`_OPERATIONS`.
+stay, for a fixed batch, and what batch normalisation and dropout change in place is there before and after. The rows,
+and their order, are the plan's own; an operation more in the plan is a line more in `_OPERATIONS`.
 """
 
 from __future__ import annotations
@@ -287,7 +287,7 @@ class Batch:
         data |= nothing if y is None else as_targets(y, network.dtype, n, n_outputs, output, code)
         data["sample_weight"] = as_sample_weight(sample_weight, network.dtype, n)
         form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size))
-        kept = network.dropout if _is_dropping(dropout) else ()
+        kept = network.dropout if check_dropout(dropout) else ()
         plan = gradient_plan(network.layout, network.activations, code, n, form, dropout=kept)
         weights = data["sample_weight"][:, 0] if form.weighted else None
         step = make_table(1, batch_scales(n, n, weights, reduction), {"l2": alpha}, _masks(model, seed))
@@ -315,7 +315,14 @@ class Batch:
         return Probe(self.layers(walk), loss, self.loss, walk.y, weight, scale, self.backend.name, operations)
 
 
-def _is_dropping(dropout: Any) -> bool:
+def check_dropout(dropout: Any) -> bool:
+    """Return whether units are to be dropped.
+
+    Raises
+    ------
+    TypeError
+        If it is no bool.
+    """
     if not isinstance(dropout, bool | np.bool_):
         raise TypeError(f"dropout is {dropout!r}; pass True or False: the probabilities are the network's own")
     return bool(dropout)
