@@ -78,8 +78,9 @@ def test_a_probe_keeps_what_back_propagation_computes(backend_name: str, dtype: 
     np.testing.assert_array_equal(net.parameters, before)
 
 
-def test_a_probe_of_sparse_samples_is_one_of_dense_samples(backend_name: str) -> None:
-    net = fastbp.Network((4, 5, 3), random_state=0, backend=backend_name)
+@pytest.mark.parametrize("dropout", [None, fastbp.Dropout(0.8, inputs=0.8)], ids=["plain", "dropout"])
+def test_a_probe_of_sparse_samples_is_one_of_dense_samples(backend_name: str, dropout: Any) -> None:
+    net = fastbp.Network((4, 5, 3), dropout=dropout, random_state=0, backend=backend_name)
     samples = np.where(X > 0, X, 0)
     dense, sparse = (diagnostics.probe(net, data, CLASSES) for data in (samples, scipy.sparse.csr_matrix(samples)))
     assert dense.loss == sparse.loss
