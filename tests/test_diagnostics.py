@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +78,9 @@ def test_a_probe_keeps_what_back_propagation_computes(backend_name: str, dtype: 
     np.testing.assert_array_equal(net.parameters, before)
 
 
-def test_a_probe_of_sparse_samples_is_one_of_dense_samples(backend_name: str) -> None:
-    net = fastbp.Network((4, 5, 3), random_state=0, backend=backend_name)
+@pytest.mark.parametrize("dropout", [None, fastbp.Dropout(0.8, inputs=0.8)], ids=["plain", "dropout"])
+def test_a_probe_of_sparse_samples_is_one_of_dense_samples(backend_name: str, dropout: Any) -> None:
+    net = fastbp.Network((4, 5, 3), dropout=dropout, random_state=0, backend=backend_name)
     samples = np.where(X > 0, X, 0)
     dense, sparse = (diagnostics.probe(net, data, CLASSES) for data in (samples, scipy.sparse.csr_matrix(samples)))
     assert dense.loss == sparse.loss
@@ -118,6 +121,163 @@ def test_what_cannot_be_probed_is_refused() -> None:
         diagnostics.probe(net, X, CLASSES, reduction="max")
     with pytest.raises(ValueError, match="alpha is -1; pass a number in"):
         diagnostics.probe(net, X, CLASSES, alpha=-1)
+
+
+@dtypes
+def test_a_probe_of_a_network_with_batch_norm_maxout_and_dropout(backend_name: str, dtype: str) -> None:
+    """Written out: GELU units that are normalised and dropped, normalised maxout units, an input that is dropped."""
+    net = fastbp.Network(
+        (4, 5, 6, 3),
+        ["gelu", fastbp.Maxout(2)],
+        batch_norm=fastbp.BatchNorm(epsilon=0.1),
+        dropout=fastbp.Dropout([0.6, 1.0], inputs=0.8),
+        dtype=dtype,
+        random_state=1,
+        backend=backend_name,
+    )
+    for gamma, beta in zip(net.gammas, net.biases, strict=False):
+        gamma[...], beta[...] = RNG.uniform(0.5, 2, gamma.shape), RNG.normal(size=beta.shape)
+    before = net.buffer.copy()
+    seen = diagnostics.probe(net, X, CLASSES, alpha=0.4, reduction="sum", seed=11)
+    np.testing.assert_array_equal(net.buffer, before)
+
+    (W1, W2, W3), (b1, b2, b3) = ([p.astype("float64") for p in group] for group in (net.weights, net.biases))
+    g1, g2 = (gamma.astype("float64") for gamma in net.gammas)
+    first, second, last = seen.layers
+    mask0, mask1 = (first.a_prev != 0) / 0.8, (second.a_prev != 0) / 0.6
+    assert 0 < np.count_nonzero(mask0) < mask0.size
+    assert 0 < np.count_nonzero(mask1) < mask1.size
+
+    def normalize(z: Any) -> tuple[Any, Any]:
+        rstd = 1 / np.sqrt(z.var(axis=0) + 0.1)
+        return (z - z.mean(axis=0)) * rstd, rstd
+
+    def through_norm(delta: Any, x: Any, rstd: Any, gamma: Any) -> Any:
+        return gamma * rstd * (delta - delta.mean(axis=0) - x * (delta * x).mean(axis=0))
+
+    x0 = X * mask0
+    z1 = x0 @ W1
+    n1, rstd1 = normalize(z1)
+    u1 = g1 * n1 + b1
+    a1 = u1 * norm.cdf(u1)
+    x1 = a1 * mask1
+    z2 = x1 @ W2
+    n2, rstd2 = normalize(z2)
+    u2 = g2 * n2 + b2
+    a2, is_first = np.maximum(u2[:, :6], u2[:, 6:]), u2[:, :6] >= u2[:, 6:]
+    p = np.exp(a2 @ W3 + b3)
+    p /= p.sum(axis=1, keepdims=True)
+    delta3 = p - np.eye(3)[CLASSES]
+    delta_u2 = np.hstack([delta3 @ W3.T * is_first, delta3 @ W3.T * ~is_first])
+    delta2 = through_norm(delta_u2, n2, rstd2, g2)
+    delta_u1 = delta2 @ W2.T * mask1 * (norm.cdf(u1) + u1 * norm.pdf(u1))
+    delta1 = through_norm(delta_u1, n1, rstd1, g1)
+
+    def close(got: Any, wanted: Any) -> None:
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=TOLERANCE[dtype] * max(1, np.abs(wanted).max()))
+
+    for layer, names in (
+        (first, {"a_prev": x0, "z": z1, "normalized": n1, "rstd": rstd1, "u": u1, "a": a1, "delta_u": delta_u1,
+                 "delta": delta1, "gamma": g1, "b": b1, "grad_W": x0.T @ delta1 + 0.4 * W1,
+                 "grad_b": delta_u1.sum(axis=0), "grad_gamma": (delta_u1 * n1).sum(axis=0)}),
+        (second, {"a_prev": x1, "z": z2, "normalized": n2, "rstd": rstd2, "u": u2, "a": a2, "delta_u": delta_u2,
+                  "delta": delta2, "gamma": g2, "b": b2, "grad_W": x1.T @ delta2 + 0.4 * W2,
+                  "grad_b": delta_u2.sum(axis=0), "grad_gamma": (delta_u2 * n2).sum(axis=0)}),
+        (last, {"a_prev": a2, "z": a2 @ W3 + b3, "u": a2 @ W3 + b3, "a": p, "delta_u": delta3, "delta": delta3,
+                "grad_W": a2.T @ delta3 + 0.4 * W3, "grad_b": delta3.sum(axis=0)}),
+    ):  # fmt: skip
+        for name, wanted in names.items():
+            assert getattr(layer, name).dtype == dtype
+            close(getattr(layer, name), wanted)
+    assert last.gamma.size == last.normalized.size == last.rstd.size == last.grad_gamma.size == 0
+    close(seen.loss, -np.log(p[np.arange(7), CLASSES]).sum() + 0.2 * sum((W**2).sum() for W in (W1, W2, W3)))
+
+
+@pytest.mark.source("S14", "Book 4.6.2")
+def test_batch_norm_by_hand(backend_name: str) -> None:
+    """z = w x with x = +-1 is normalised to +-w / sqrt(w^2 + epsilon), whose derivative is epsilon / sqrt(...)^3."""
+    norm_ = fastbp.BatchNorm(epsilon=1.0)
+    net = fastbp.Network((1, 1, 1), "identity", "identity", batch_norm=norm_, dtype="float64", backend=backend_name)
+    net.parameters[...] = 1, 1, 0, 0, 2  # W1, W2, beta, b2, gamma
+    seen = diagnostics.probe(net, [[1.0], [-1.0]], [0.0, 0.0])
+    layer, root = seen.layers[0], np.sqrt(2)
+    np.testing.assert_allclose(layer.normalized.ravel(), [1 / root, -1 / root])
+    np.testing.assert_allclose(layer.a.ravel(), [root, -root])
+    assert seen.loss == pytest.approx(1)
+    # dL/dw = mean of a x gamma epsilon / (w^2 + epsilon)^(3/2) = 2 root / root^3; dL/dgamma = mean of a a / gamma
+    np.testing.assert_allclose([layer.grad_W[0, 0], layer.grad_gamma[0], layer.grad_b[0]], [1, 1, 0], atol=1e-15)
+
+
+@pytest.mark.source("S4", "Cheng table 1")
+def test_maxout_by_hand(backend_name: str) -> None:
+    """Two pieces with weights 1 and -1 are |x|; at x = 0 the first of equals gets the error."""
+    net = fastbp.Network((1, 1, 1), fastbp.Maxout(2), "identity", dtype="float64", backend=backend_name)
+    net.parameters[...] = 1, -1, 1, 0, 0, 0
+    seen = diagnostics.probe(net, [[3.0], [-2.0], [0.0]], [1.0, 1.0, 1.0], reduction="sum")
+    layer = seen.layers[0]
+    np.testing.assert_array_equal(layer.z, [[3, -3], [-2, 2], [0, 0]])
+    np.testing.assert_array_equal(layer.a.ravel(), [3, 2, 0])
+    np.testing.assert_array_equal(layer.delta, [[2, 0], [0, 1], [-1, 0]])
+    np.testing.assert_array_equal(layer.grad_W, [[6, -2]])
+    np.testing.assert_allclose(diagnostics.norms(seen).delta_norm[0], np.sqrt(6 / 3))
+    np.testing.assert_array_equal(diagnostics.null_weights(net).n_weights, [2, 1])
+    assert diagnostics.zeros(seen).n_dying[0] == 0
+
+
+@pytest.mark.source("S15", "Book 4.7")
+def test_the_masks_of_a_probe() -> None:
+    def a_prev(model: Any, **options: Any) -> Any:
+        return diagnostics.probe(model, X, CLASSES, **options).layers[1].a_prev
+
+    net = fastbp.Network((4, 50, 3), "tanh", dropout=0.5, dtype="float64", random_state=0)
+    plain = fastbp.Network((4, 50, 3), "tanh", dtype="float64", random_state=0)
+    a = a_prev(plain)
+    dropped = a_prev(net)
+    assert 0.4 < (dropped == 0).mean() < 0.6
+    np.testing.assert_allclose(dropped[dropped != 0], 2 * a[dropped != 0])
+    np.testing.assert_array_equal(diagnostics.probe(net, X).layers[0].a, a)
+    np.testing.assert_array_equal(a_prev(net, dropout=False), a)
+    np.testing.assert_array_equal(a_prev(net, seed=0), dropped)
+    assert (a_prev(net, seed=1) != dropped).any()
+    trainer = fastbp.Trainer(net, learning_rate=1e-12, random_state=7, batch_size="full")
+    first = a_prev(trainer)
+    assert (first != dropped).any()
+    np.testing.assert_array_equal(a_prev(trainer), first)
+    trainer.fit(X, CLASSES)
+    assert ((a_prev(trainer) == 0) != (first == 0)).any()  # its next step has other masks
+    np.testing.assert_allclose(a_prev(trainer, seed=0), dropped, rtol=0, atol=1e-9)
+
+
+def test_a_batch_norm_estimator_is_made_a_network() -> None:
+    """What an estimator keeps of it, here of one that is no more than its attributes."""
+    options: dict[str, Any] = {"batch_norm": [True, False], "dropout": 0.5, "dtype": "float64"}
+    net = fastbp.Network((4, 5, 6, 3), [fastbp.Maxout(3), "relu"], random_state=0, **options)
+    net.buffer[...] = RNG.uniform(0.5, 1, net.buffer.size)
+    model = types.SimpleNamespace(
+        coefs_=list(net.weights),
+        intercepts_=list(net.biases),
+        batch_norm_scales_=list(net.gammas),
+        batch_norm_means_=list(net.running_means),
+        batch_norm_variances_=list(net.running_variances),
+        activation=[fastbp.Maxout(3), "relu"],
+        out_activation_="softmax",
+        batch_norm=[True, False],
+        dropout=0.5,
+    )
+    made = walk.as_network(model)
+    assert made.spec() == net.spec()
+    np.testing.assert_array_equal(made.buffer, net.buffer)
+
+
+def test_bad_masks_are_refused() -> None:
+    net = fastbp.Network((4, 5, 3), dropout=0.5, random_state=0)
+    with pytest.raises(TypeError, match=r"dropout is 0.5; pass True or False: the probabilities are the network's own"):
+        diagnostics.probe(net, X, dropout=0.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"dropout is 0.5; pass True or False"):
+        diagnostics.Diagnostics(X, dropout=0.5)  # type: ignore[arg-type]
+    for seed, wanted in ((-1, "a whole number of at least 0"), (1.5, "a whole number"), (2**53, "a number in")):
+        with pytest.raises(ValueError, match=f"seed is {seed}; pass {wanted}"):
+            diagnostics.probe(net, X, seed=seed)  # type: ignore[arg-type]
 
 
 def test_a_row_that_diagnostics_do_not_know_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +360,18 @@ def test_zero_activations_and_dying_units(backend_name: str, dtype: str) -> None
     np.testing.assert_array_equal(found.n_dying, [1, 0])
     seen = diagnostics.probe(net, samples, [1.0, 2.0, 3.0])
     np.testing.assert_array_equal(seen.layers[0].grad_W[:, 1], 0)  # it never learns again
+
+
+@pytest.mark.source("S21", "Cheng 9.3.2")
+@pytest.mark.source("S15", "Book 4.7")
+def test_dropped_units_are_not_dead(backend_name: str) -> None:
+    """Of four units that are all at work but one, most are dropped at times: zero is only the one that is dead."""
+    net = fastbp.Network((2, 4, 1), output="identity", dropout=0.3, dtype="float64", backend=backend_name)
+    net.weights[0][...], net.biases[0][...] = [[1, 1, 1, -1]] * 2, 0
+    seen = diagnostics.probe(net, [[1.0, 2.0], [2.0, 1.0]], [1.0, 1.0])
+    assert (seen.layers[1].a_prev == 0).sum() > 2
+    np.testing.assert_array_equal(diagnostics.zeros(seen).dying[0], [False, False, False, True])
+    np.testing.assert_allclose(diagnostics.zeros(seen).zero_activations[0], 1 / 4)
 
 
 @pytest.mark.source("S21", "Cheng 9.3.2")
@@ -356,6 +528,14 @@ def test_networks_without_such_a_valuation_are_refused() -> None:
         diagnostics.valuation(dataclasses.replace(seen, operations=seen.operations | {kernels.Op.CLIP_NORM}))
     with pytest.raises(ValueError, match="make the probe without sample_weight"):
         value("relu", "identity", weight=np.ones(7))
+    with pytest.raises(ValueError, match=r"and a maxout unit has several U; use identity and ReLU layers"):
+        value("maxout", "identity")
+    with pytest.raises(ValueError, match=r"each sample alone, and batch normalisation .*; build the network without"):
+        value("relu", "identity", batch_norm=True)
+    with pytest.raises(ValueError, match=r"where dropout stands; make the probe with dropout=False"):
+        value("relu", "identity", dropout=0.5)
+    net = fastbp.Network((4, 5, 3), "relu", "identity", dropout=0.5)
+    assert diagnostics.valuation(diagnostics.probe(net, X, VALUES, dropout=False)).holds[-1]
 
 
 # ---------------------------------------------------------------------------------------------------- gradient check
@@ -412,6 +592,85 @@ def test_a_wrong_gradient_fails_the_check(
     first = found.blocks[0]
     assert not first.passed
     assert 0 <= first.worst < net.weights[0].size
+
+
+LAYERED: dict[str, Any] = {
+    "hidden_activation": ["silu", fastbp.Maxout(2), "tanh"],
+    "batch_norm": [True, True, False],
+    "dropout": [0.7, 0.9, 0.8],
+    "random_state": 2,
+}
+
+
+@pytest.mark.source("S24", "Cheng 9.2", "SE")
+@pytest.mark.source("S14", "Book 4.6.2")
+@pytest.mark.source("S15", "Book 4.7")
+def test_gradients_through_what_stands_between_layers_pass_the_check(backend_name: str) -> None:
+    net = fastbp.Network((4, 5, 6, 5, 3), **LAYERED, backend=backend_name)
+    found = diagnostics.check_gradient(net, X, CLASSES, per_block=None)
+    assert found.passed
+    assert found.error < 1e-6
+    checked = {block.name: block.n_checked for block in found.blocks}
+    sizes = {"W1": 20, "W2": 60, "W3": 30, "W4": 15, "b1": 5, "b2": 12, "b3": 5, "b4": 3, "gamma1": 5, "gamma2": 12}
+    assert checked == sizes
+
+
+@pytest.mark.source("S24", "Cheng 9.2", "SE")
+@pytest.mark.source("S14", "Book 4.6.2")
+@pytest.mark.parametrize(
+    ("operation", "output"),
+    [
+        ("batch_norm", "normalized"),
+        ("batch_norm", "rstd"),
+        ("batch_norm_delta", "delta"),
+        ("batch_norm_delta", "grad_gamma"),
+        ("batch_norm_delta", "grad_beta"),
+        ("maxout_delta", "delta_z"),
+        ("dropout", "saved"),
+    ],
+)
+def test_a_flipped_sign_between_the_layers_fails_the_check(
+    backend: kernels.Backend, operation: str, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = fastbp.Network((4, 5, 6, 5, 3), **LAYERED, backend=backend.name)
+    assert diagnostics.check_gradient(net, X, CLASSES, per_block=5).passed
+    right = getattr(backend, operation)
+    place = list(inspect.signature(right).parameters).index(output)
+
+    def wrong(*args: Any, **kwargs: Any) -> Any:
+        right(*args, **kwargs)
+        args[place][...] *= -1
+
+    monkeypatch.setattr(backend, operation, wrong)
+    assert not diagnostics.check_gradient(net, X, CLASSES, per_block=5).passed
+
+
+@pytest.mark.source("S24", "SE")
+@pytest.mark.source("S4", "Cheng table 1")
+def test_where_another_piece_becomes_the_largest_nothing_is_compared() -> None:
+    net = fastbp.Network((1, 1, 1), fastbp.Maxout(2), "identity", dtype="float64")
+    net.parameters[...] = 1, -1, 1, 0, 0, 0.5
+    found = diagnostics.check_gradient(net, [[0.0]], [2.0])  # z = (0, 0): a step of either bias makes one the larger
+    by_name = {block.name: block for block in found.blocks}
+    assert found.passed
+    assert (by_name["b1"].n_checked, by_name["b1"].n_left_out) == (0, 2)
+    assert by_name["W1"].n_checked == 2  # x = 0: no step of a weight moves z
+    for z in (3e-5, -3e-5):  # within the first step of the other piece, not within the second
+        net.biases[0][0] = z
+        found = diagnostics.check_gradient(net, [[0.0]], [2.0])
+        assert found.passed
+        assert sum(block.n_left_out for block in found.blocks) == 0
+
+
+@pytest.mark.source("S14", "Book 4.6.2")
+def test_inputs_far_from_zero_pass_through_batch_norm() -> None:
+    """Rounding of z is then large beside what is left of it when the mean is gone; the resolution says so."""
+    net = fastbp.Network((4, 6, 3), "tanh", batch_norm=True, random_state=0)
+    near, far = (diagnostics.check_gradient(net, X + shift, CLASSES) for shift in (0, 1e4))
+    assert near.passed
+    assert near.error < 1e-7
+    assert far.passed
+    assert far.blocks[0].resolution > 1e2 * near.blocks[0].resolution
 
 
 @pytest.mark.source("S24", "SE", "Porr (23)")
@@ -513,17 +772,30 @@ def test_the_valuation_by_epoch() -> None:
     assert watch["bound"].shape == (3, 2)
 
 
-def test_training_is_the_same_bit_for_bit_with_diagnostics(backend_name: str) -> None:
+@pytest.mark.parametrize("options", [{}, {"batch_norm": True, "dropout": 0.5, "hidden_activation": "maxout"}], ids=len)
+def test_training_is_the_same_bit_for_bit_with_diagnostics(backend_name: str, options: Any) -> None:
     def train(callbacks: Any) -> Any:
-        net = fastbp.Network((4, 9, 3), random_state=0, backend=backend_name)
+        net = fastbp.Network((4, 9, 3), **options, random_state=0, backend=backend_name)
         trainer = fastbp.Trainer(net, batch_size=2, random_state=0, backend=backend_name)
         trainer.fit(X, CLASSES, epochs=3, callbacks=callbacks)
-        return net.parameters, trainer.m, trainer.v
+        return net.buffer, trainer.m, trainer.v
 
     watch = diagnostics.Diagnostics(X, CLASSES, every_n_steps=3)
     for with_, without in zip(train([watch]), train([]), strict=True):
         np.testing.assert_array_equal(with_, without)
     assert watch.steps.tolist() == [0, 3, 4, 6, 8, 9, 12]
+
+
+def test_the_masks_are_the_same_at_each_cut() -> None:
+    net = fastbp.Network((4, 20, 3), "tanh", dropout=0.5, dtype="float64", random_state=0)
+    watch, plain = diagnostics.Diagnostics(X, CLASSES), diagnostics.Diagnostics(X, CLASSES, dropout=False)
+    trainer = fastbp.Trainer(net, optimizer="sgd", learning_rate=1e-12, random_state=0)
+    trainer.fit(X, CLASSES, epochs=3, callbacks=[watch, plain])
+    for record in (watch, plain):  # the network hardly changed
+        np.testing.assert_allclose(record["delta_norm"], record["delta_norm"][[0] * 4], rtol=1e-9)
+    seen = diagnostics.norms(diagnostics.probe(net, X, CLASSES, dropout=False))
+    np.testing.assert_allclose(plain["delta_norm"][-1], seen.delta_norm)
+    assert not np.allclose(plain["delta_norm"], watch["delta_norm"])
 
 
 def test_bad_diagnostics_are_refused_and_change_nothing() -> None:

@@ -13,7 +13,7 @@ from ..callbacks import Callback, TrainingState
 from ..ranges import check_range, check_whole
 from .layers import ByLayer, norms, null_weights, text, zeros
 from .upper_error import valuation
-from .walk import Probe, probe
+from .walk import Probe, check_dropout, probe
 
 Array = NDArray[Any]
 
@@ -41,6 +41,9 @@ class Diagnostics(Callback):
         L2 penalty that the gradients contain, as in ``fit``.
     tolerance : float
         Of `null_weights`.
+    dropout : bool
+        False: nothing is dropped from the batch, whatever the network says. Else each cut has the same masks, as it has
+        the same samples: what changes from cut to cut is the network.
 
     Attributes
     ----------
@@ -81,13 +84,14 @@ class Diagnostics(Callback):
         measures: Iterable[str] | None = None,
         alpha: float = 0.0,
         tolerance: float = 1e-3,
+        dropout: bool = True,
     ) -> None:
         if every_n_epochs is not None:
             check_whole("every_n_epochs", every_n_epochs, 1)
         if every_n_steps is not None:
             check_whole("every_n_steps", every_n_steps, 1)
         check_range("tolerance", tolerance, 0, np.inf, open_high=True)
-        self.X, self.y, self.alpha, self.tolerance = X, y, alpha, tolerance
+        self.X, self.y, self.alpha, self.tolerance, self.dropout = X, y, alpha, tolerance, check_dropout(dropout)
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
         self.measures = _as_measures(measures, y is not None)
         self._functions: dict[str, Callable[[Probe], ByLayer]] = {
@@ -157,7 +161,7 @@ class Diagnostics(Callback):
         cut = self._epochs_before + state.epoch, state.step
         if cut in self._cuts[-1:]:
             return
-        seen = probe(state.trainer, self.X, self.y, alpha=self.alpha)
+        seen = probe(state.trainer, self.X, self.y, alpha=self.alpha, dropout=self.dropout, seed=0)
         found = [self._functions[measure](seen) for measure in self.measures]
         for name, value in (item for numbers in found for item in numbers.as_dict().items()):
             self._rows.setdefault(name, []).append(value)

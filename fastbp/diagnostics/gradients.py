@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels import Activation, Loss
+from ..layout import Layout
 from ..network import Network
 from ..ranges import check_range, check_whole
 from .layers import text
-from .walk import Batch, Probe, as_network
+from .walk import Batch, Layer, Probe, as_network
 
 Array = NDArray[Any]
 
@@ -37,7 +38,7 @@ class BlockCheck:
     Attributes
     ----------
     name : str
-        ``"W1"``, ``"b1"``, ..., by layer.
+        ``"W1"``, ``"b1"``, ..., by layer; ``"gamma1"``, ... of layers with batch normalisation, whose beta is b.
     error : float
         The largest difference between gradient and difference quotient, relative to the largest gradient of the block.
     resolution : float
@@ -47,7 +48,8 @@ class BlockCheck:
         Parameters whose derivative was compared.
     n_left_out : int
         Parameters that were not, since a difference quotient is no derivative there: any step moves a pre-activation
-        onto, off or across the kink of its activation, or cross-entropy clips an output.
+        onto, off or across the kink of its activation, or makes another piece of a maxout unit the largest, or
+        cross-entropy clips an output.
     worst : int
         Number, in the flat buffer, of the parameter with the largest error; -1 where none was compared.
     passed : bool
@@ -109,6 +111,8 @@ def check_gradient(
     alpha: float = 0.0,
     reduction: str = "mean",
     backend: str | None = None,
+    dropout: bool = True,
+    seed: int | None = None,
     per_block: int | None = 100,
     step: float = 1e-4,
     tolerance: float = 1e-6,
@@ -118,18 +122,22 @@ def check_gradient(
 
     The derivative by a parameter p is taken for (8 (L(p+h) - L(p-h)) - (L(p+2h) - L(p-2h))) / (12 h), whose error is of
     order h^4. Where a pre-activation changes its sign between these points (or leaves 0) and its activation has a kink
-    there, the quotient mixes two derivatives; it is then taken again with a hundredth of h, and if the kink is still
-    between the points, the parameter is left out: which derivative holds there is a choice, not for quotients to check.
-    The same finer step is tried where the two do not agree. All parameters are left out where a probability is so far
-    off its target that cross-entropy clips it: the loss is flat there, and its gradient, on purpose, is not.
+    there, or another piece of a maxout unit becomes the largest, the quotient mixes two derivatives; it is then taken
+    again with a hundredth of h, and if the kink is still between the points, the parameter is left out: which
+    derivative holds there is a choice, not for quotients to check. The same finer step is tried where the two do not
+    agree. All parameters are left out where a probability is so far off its target that cross-entropy clips it: the
+    loss is flat there, and its gradient, on purpose, is not.
+
+    The loss is that of a step of training: batch normalisation by the batch's own mean and variance, through which the
+    gradient goes, and the same units dropped in every pass.
 
     Parameters
     ----------
-    model, X, y, loss, sample_weight, alpha, reduction, backend
+    model, X, y, loss, sample_weight, alpha, reduction, backend, dropout, seed
         As for `probe`. A float32 network is checked with its parameters in float64.
     per_block : int, optional
-        At most so many parameters of each layer's weights and biases are drawn and compared; None: all of them. Each
-        takes four passes forward.
+        At most so many parameters of each layer's weights, biases and gammas are drawn and compared; None: all of them.
+        Each takes four passes forward.
     step : float
         Of a parameter of magnitude 1 or less that meets inputs of magnitude 1 or less; scaled for others.
     tolerance : float
@@ -148,7 +156,7 @@ def check_gradient(
 
     Notes
     -----
-    Cheng 9.2, SE.
+    Cheng 9.2, SE, Book 4.6.2 (whose gradient is left to the reader), 4.7.
 
     Examples
     --------
@@ -166,25 +174,37 @@ def check_gradient(
     if y is None:
         raise ValueError("y is None; pass targets: without them there is no loss to differentiate")
     network = _in_float64(as_network(model))
-    batch = Batch.of(model, network, X, y, loss, sample_weight, alpha, reduction, backend)
-    walk = batch.walk(network.parameters)
+    batch = Batch.of(model, network, X, y, loss, sample_weight, alpha, reduction, backend, dropout, seed)
+    walk = batch.walk(network.buffer)
     walk.run()
-    quotients = _Quotients(batch, network.parameters, batch.probe(walk))
+    quotients = _Quotients(batch, network.buffer, batch.probe(walk))
     rng = np.random.default_rng(random_state)
-    numbers = np.arange(network.n_parameters)
     blocks = []
-    for letter, indices in (("W", network.layout.weights(numbers)), ("b", network.layout.biases(numbers))):
-        for index, block in enumerate(indices):
-            drawn = block.ravel()
-            if per_block is not None and drawn.size > per_block:
-                drawn = np.sort(rng.choice(drawn, per_block, replace=False))
-            largest = float(np.abs(walk.gradient[block]).max())
-            reach = quotients.reach(index) if letter == "W" else 1.0
-            compared = [
-                _compare(quotients, k, float(walk.gradient[k]), largest, step / reach, tolerance) for k in drawn
-            ]
-            blocks.append(_summary(f"{letter}{index + 1}", drawn, compared, tolerance))
+    for kind, index, numbers in _blocks(network.layout):
+        drawn = numbers
+        if per_block is not None and drawn.size > per_block:
+            drawn = np.sort(rng.choice(drawn, per_block, replace=False))
+        largest = float(np.abs(walk.gradient[numbers]).max())
+        h = step / quotients.reach(kind, index)
+        compared = [_compare(quotients, k, float(walk.gradient[k]), largest, h, tolerance) for k in drawn]
+        blocks.append(_summary(f"{kind}{index + 1}", drawn, compared, tolerance))
     return GradientCheck(tuple(blocks), tolerance)
+
+
+def _blocks(layout: Layout) -> list[tuple[str, int, NDArray[np.int64]]]:
+    """Return the kind and the layer of each block of parameters, and the numbers of these in the flat buffer."""
+    numbers = np.arange(layout.size)
+    normalized = [index for index, norm in enumerate(layout.norms) if norm is not None]
+    layers = range(layout.n_layers)
+    kinds = {"W": (layers, layout.weights(numbers)), "gamma": (normalized, layout.gammas(numbers))}
+    if layout.bias:
+        kinds["b"] = layers, layout.biases(numbers)
+    return [
+        (kind, index, block.ravel())
+        for kind in ("W", "b", "gamma")
+        if kind in kinds
+        for index, block in zip(*kinds[kind], strict=True)
+    ]
 
 
 class _Quotients:
@@ -192,8 +212,9 @@ class _Quotients:
 
     def __init__(self, batch: Batch, params: Array, probe: Probe) -> None:
         self.batch, self.params, self.probe = batch, params.copy(), probe
-        self.signs = self._signs([layer.z for layer in probe.layers])
+        self.sides = _sides(probe.layers)
         products = [np.abs(layer.delta) * (np.abs(layer.a_prev) @ np.abs(layer.W)) for layer in probe.layers]
+        products += [_through_norm(layer) for layer in probe.layers if layer.gamma.size]
         weight = probe.sample_weight[:, None] if probe.sample_weight.size else 1.0
         products.append(weight * _through_output(probe))
         self.is_clipped = _is_clipped(probe)
@@ -201,9 +222,13 @@ class _Quotients:
             size = abs(probe.loss) + probe.scale * float(np.sqrt(sum(np.square(one).sum() for one in products)))
         self.rounding = 4 * np.finfo(np.float64).eps * size  # of a loss, each product's error on its own
 
-    def reach(self, index: int) -> float:
-        """Return how far a layer's inputs carry a step of its weights."""
-        return max(1.0, float(np.abs(self.probe.layers[index].a_prev).max()))
+    def reach(self, kind: str, index: int) -> float:
+        """Return how far a layer carries a step of its weights, biases or gammas, at least 1."""
+        layer = self.probe.layers[index]
+        if kind == "W":
+            stretch = max(1.0, float(np.abs(layer.gamma * layer.rstd).max(initial=0.0)))
+            return stretch * max(1.0, float(np.abs(layer.a_prev).max()))
+        return max(1.0, float(np.abs(layer.normalized).max())) if kind == "gamma" else 1.0
 
     def central(self, k: int, h: float) -> tuple[float, float] | None:
         """Return the derivative by a parameter and how far rounding may move it; None where there is none."""
@@ -215,7 +240,7 @@ class _Quotients:
                 self.params[k] = here + factor * h
                 walk = self.batch.walk(self.params)
                 walk.run_to_loss()
-                if self._signs([seen["z"] for seen in walk.layers.values()]) != self.signs:
+                if _sides(self.batch.layers(walk)) != self.sides:
                     return None
                 losses.append(walk.loss)
         finally:
@@ -223,13 +248,11 @@ class _Quotients:
         quotient = (8 * (losses[0] - losses[1]) - (losses[2] - losses[3])) / (12 * h)
         return quotient, 1.5 * self.rounding / h
 
-    def _signs(self, pre_activations: list[Array]) -> bytes:
-        kinked = [
-            np.sign(z).astype(np.int8).tobytes()
-            for layer, z in zip(self.probe.layers, pre_activations, strict=True)
-            if layer.activation.code in _KINKED
-        ]
-        return b"".join(kinked)
+
+def _sides(layers: tuple[Layer, ...]) -> list[bytes]:
+    """Return on which side of their kinks all units are: the signs of u, or which piece is the largest."""
+    kinked = [np.sign(layer.u).astype(np.int8) for layer in layers if layer.activation.code in _KINKED]
+    return [side.tobytes() for side in (*kinked, *(layer.pieces.argmax(axis=1) for layer in layers if layer.is_maxout))]
 
 
 def _compare(
@@ -250,6 +273,11 @@ def _compare(
         if found[0] <= tolerance:
             break
     return found
+
+
+def _through_norm(layer: Layer) -> Array:
+    """Return what relative errors of z, of its mean and of u do to the loss; z may be far from 0, and near its mean."""
+    return np.abs(layer.delta_u) * (np.abs(layer.gamma * layer.rstd * layer.z) + np.abs(layer.u))
 
 
 def _through_output(probe: Probe) -> Array:
@@ -287,5 +315,5 @@ def _summary(name: str, drawn: Array, compared: list[tuple[float, float] | None]
 def _in_float64(network: Network) -> Network:
     """Return a copy of a network whose parameters are float64."""
     copy = Network(**{**network.spec(), "dtype": "float64"}, initializer="zeros", backend=network.backend)
-    copy.parameters[...] = network.parameters
+    copy.buffer[...] = network.buffer
     return copy

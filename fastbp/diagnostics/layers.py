@@ -51,11 +51,12 @@ class Norms(ByLayer):
     gradient_norm : ndarray
         ||grad_W||, the root of the sum of squares.
     bias_gradient_norm : ndarray
-        ||grad_b||; 0 without biases.
+        ||grad_b||, of a normalised layer beta's; 0 without biases.
     relative_gradient : ndarray
         ||grad_W|| / ||W||.
     delta_norm : ndarray
-        Root mean square over the samples of ||delta||.
+        Root mean square over the samples of ||delta||, delta = d loss / d z: below batch normalisation, where there is
+        any, and of all pieces of maxout units.
     gradient_ratio, delta_ratio : ndarray
         Of the norms to the output layer's: far below 1 in the first layers they vanish, far above they explode.
     """
@@ -122,7 +123,7 @@ class Zeros(ByLayer):
     Attributes
     ----------
     zero_activations : ndarray of shape (L,)
-        Share of the activations, over samples and units, that are 0: representational sparsity.
+        Share of the activations, over samples and units, that are 0 before any is dropped: representational sparsity.
     dying_units : ndarray of shape (L,)
         Share of the units that are 0 for all samples.
     n_dying : ndarray of shape (L,), dtype int64
@@ -154,7 +155,9 @@ def zeros(probe: Probe) -> Zeros:
 
     Notes
     -----
-    Cheng 9.3.2. Only what is exactly 0 counts: leaky ReLU, ELU, logistic and their kin have no such units.
+    Cheng 9.3.2. Only what is exactly 0 counts: leaky ReLU, ELU, logistic and their kin have no such units. Units that
+    dropout sets to 0 do not count, but those above them are computed from what is left; see `probe` for
+    ``dropout=False``.
 
     Examples
     --------
@@ -179,7 +182,7 @@ def zeros(probe: Probe) -> Zeros:
 
 @dataclass(frozen=True, eq=False)
 class NullWeights(ByLayer):
-    """Weights of no effect in each layer; see `null_weights`. Biases do not count.
+    """Weights of no effect in each layer; see `null_weights`. Biases and gammas do not count.
 
     Attributes
     ----------

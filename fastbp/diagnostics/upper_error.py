@@ -27,6 +27,13 @@ _OPERATIONS = {
     Op.BACKPROP_DELTA,
     Op.LINEAR_GRAD,
 }
+_OBSTACLES = {
+    Op.MAXOUT: "takes X = U where U is positive, and a maxout unit has several U; use identity and ReLU layers",
+    Op.BATCH_NORM: "takes U = W X + b of each sample alone, and batch normalisation takes mean and variance of them "
+    "all; build the network without batch_norm",
+    Op.DROPOUT: "takes X = W X + b between the layers, where dropout stands; make the probe with dropout=False",
+}
+"""Why a plan with such a row has no valuation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +102,8 @@ def valuation(probe: Probe) -> Valuation:
     Parameters
     ----------
     probe : Probe
-        With targets, squared error, identity and ReLU units only, and without sample weights.
+        With targets, squared error, identity and ReLU units only, without batch normalisation, dropout and sample
+        weights.
 
     Returns
     -------
@@ -171,6 +179,9 @@ def _why_not(probe: Probe) -> str | None:
         return f"takes E^L = X^L - Y, which is squared error's; the loss is {probe.loss_code.name.lower()!r}"
     if probe.sample_weight.size:
         return "is of single samples, which weights only scale; make the probe without sample_weight"
+    for op, reason in _OBSTACLES.items():
+        if op in probe.operations:
+            return reason
     more = sorted(op.name for op in probe.operations - _OPERATIONS)
     return f"takes X = W X + b between the layers, and this network has {', '.join(more)}" if more else None
 

@@ -1,8 +1,8 @@
 """The probe: a step plan walked row by row in Python, each row one unfused operation of a backend.
 
 A training step keeps little of what it computes. Here nothing is overwritten: each layer's z, a, delta and gradient
-stay, for a fixed batch. The rows, and their order, are the plan's own; an operation more in the plan is a line more in
-`_OPERATIONS`.
+stay, for a fixed batch, and what batch normalisation and dropout change in place is there before and after. The rows,
+and their order, are the plan's own; an operation more in the plan is a line more in `_OPERATIONS`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..kernels import NONE, Activation, ActivationFunction, Backend, Loss, Op, S
 from ..losses import as_loss
 from ..network import Network
 from ..plan import Data, Plan, aligned_empty, gradient_plan
-from ..ranges import check_choice, check_range
+from ..ranges import check_choice, check_range, check_whole
 from ..run import batch_scales, make_table
 from ..trainer import Trainer
 
@@ -34,29 +34,53 @@ class Layer:
     Attributes
     ----------
     activation : ActivationFunction
-    W, b : ndarray of shape (I, O) and (O,), or (0,) without bias
-        Copies: training goes on in others.
+    W, b : ndarray of shape (I, k O) and (k O,), or (0,) without bias
+        Copies: training goes on in others. Maxout units have k pieces, all others k = 1; b of a normalised layer is its
+        beta.
+    gamma : ndarray of shape (k O,), or (0,) without batch normalisation
     a_prev : ndarray of shape (B, I)
-        Activations of the layer below, or the samples.
-    z : ndarray of shape (B, O)
-        Pre-activations a_prev W + b.
+        What the layer takes: activations of the layer below, or the samples; where units are dropped, after the mask.
+    z : ndarray of shape (B, k O)
+        Pre-activations a_prev W + b; of a normalised layer a_prev W.
+    normalized, rstd : ndarray of shape (B, k O) and (k O,), or (0, k O) and (0,) without batch normalisation
+        (z - mu) rstd with rstd = 1 / sqrt(s^2 + epsilon), mu and s^2 mean and variance over the batch.
+    u : ndarray of shape (B, k O)
+        What the activation is taken of: z, or gamma normalized + b.
     a : ndarray of shape (B, O)
-        Activations.
-    delta : ndarray of shape (B, O)
+        Activations, before any of them is dropped.
+    delta : ndarray of shape (B, k O)
         d loss / d z of each sample, times its weight; not divided by the batch.
-    grad_W, grad_b : ndarray of the shapes of W and b
+    delta_u : ndarray of shape (B, k O)
+        d loss / d u likewise.
+    grad_W, grad_b, grad_gamma : ndarray of the shapes of W, b and gamma
         Gradient of the batch's loss, penalty included.
     """
 
     activation: ActivationFunction
     W: Array
     b: Array
+    gamma: Array
     a_prev: Array
     z: Array
+    normalized: Array
+    rstd: Array
+    u: Array
     a: Array
     delta: Array
+    delta_u: Array
     grad_W: Array
     grad_b: Array
+    grad_gamma: Array
+
+    @property
+    def is_maxout(self) -> bool:
+        """Whether units take the maximum of several pieces."""
+        return self.u.shape[1] > self.a.shape[1]
+
+    @property
+    def pieces(self) -> Array:
+        """What maxout units take the maximum of: u as a view of shape (B, k, O)."""
+        return self.u.reshape(len(self.u), -1, self.a.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +144,14 @@ def probe(
     alpha: float = 0.0,
     reduction: str = "mean",
     backend: str | None = None,
+    dropout: bool = True,
+    seed: int | None = None,
 ) -> Probe:
     """Send a batch forward through a network, and its error back, and keep everything; the network is left as it is.
+
+    What is shown is a step of training, since errors and gradients belong to that: batch normalisation takes mean and
+    variance of this batch, and units are dropped. (Prediction, `fastbp.Network.forward`, takes running means and
+    variances and all units.) Running means and variances stay what they are, too.
 
     Parameters
     ----------
@@ -140,6 +170,11 @@ def probe(
         Whether loss and gradient are divided by the batch's weight sum.
     backend : str, optional
         Left out: the model's.
+    dropout : bool
+        False: nothing is dropped, whatever the network says.
+    seed : int, optional
+        Of dropout's masks, in [0, 2^53), with the masks of the first step; left out, 0, or for a trainer the masks of
+        its own next step.
 
     Returns
     -------
@@ -163,8 +198,8 @@ def probe(
     ((2, 3), (3, 1))
     """
     network = as_network(model)
-    batch = Batch.of(model, network, X, y, loss, sample_weight, alpha, reduction, backend)
-    walk = batch.walk(network.parameters)
+    batch = Batch.of(model, network, X, y, loss, sample_weight, alpha, reduction, backend, dropout, seed)
+    walk = batch.walk(network.buffer)
     if batch.has_targets:
         walk.run()
     else:
@@ -184,18 +219,27 @@ def as_network(model: Any) -> Network:
         return model if isinstance(model, Network) else model.network
     if not (hasattr(model, "coefs_") and hasattr(model, "out_activation_")):
         raise TypeError(f"model is a {type(model).__name__}; pass a Network, a Trainer or a fitted MLP estimator")
-    sizes = [len(model.coefs_[0]), *(W.shape[1] for W in model.coefs_)]
+    sizes = [*(len(W) for W in model.coefs_), model.coefs_[-1].shape[1]]  # maxout's W has more columns than units
     network = Network(
         sizes,
         model.activation,
         model.out_activation_,
+        batch_norm=getattr(model, "batch_norm", False),
+        dropout=getattr(model, "dropout", None),
         dtype=model.coefs_[0].dtype,
         initializer="zeros",
         backend=getattr(model, "backend", "auto"),
     )
-    for ours, theirs in zip((*network.weights, *network.biases), (*model.coefs_, *model.intercepts_), strict=True):
-        ours[...] = theirs
+    ours = network.weights, network.biases, network.gammas, network.running_means, network.running_variances
+    theirs = (model.coefs_, model.intercepts_, *(getattr(model, f"batch_norm_{name}_", ()) for name in _NORM))
+    for here, there in zip(ours, theirs, strict=True):
+        for array, values in zip(here, there, strict=True):
+            array[...] = values
     return network
+
+
+_NORM = ("scales", "means", "variances")
+"""What an estimator has learnt beside weights and biases, of each layer with batch normalisation."""
 
 
 def default_loss(network: Network) -> str:
@@ -227,6 +271,8 @@ class Batch:
         alpha: float,
         reduction: str,
         backend: str | None,
+        dropout: bool,
+        seed: int | None,
     ) -> Batch:
         """Check everything, and return the batch for a network that stands for ``model``."""
         check_range("alpha", alpha, 0, np.inf, open_high=True)
@@ -241,9 +287,10 @@ class Batch:
         data |= nothing if y is None else as_targets(y, network.dtype, n, n_outputs, output, code)
         data["sample_weight"] = as_sample_weight(sample_weight, network.dtype, n)
         form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size))
-        plan = gradient_plan(network.layout, network.activations, code, n, form)
+        kept = network.dropout if check_dropout(dropout) else ()
+        plan = gradient_plan(network.layout, network.activations, code, n, form, dropout=kept)
         weights = data["sample_weight"][:, 0] if form.weighted else None
-        step = make_table(1, batch_scales(n, n, weights, reduction), {"l2": alpha})
+        step = make_table(1, batch_scales(n, n, weights, reduction), {"l2": alpha}, _masks(model, seed))
         name = backend or (model.backend if isinstance(model, Trainer) else network.backend)
         return cls(kernels.backend(name), plan, data, code, step, network.activations)
 
@@ -256,34 +303,61 @@ class Batch:
         """Return a walk of the plan over this batch with some parameters."""
         return Walk(self, params)
 
+    def layers(self, walk: Walk) -> tuple[Layer, ...]:
+        """Return what a walk has seen of each layer."""
+        return tuple(Layer(function, **seen) for function, seen in zip(self.activations, walk.layers, strict=True))
+
     def probe(self, walk: Walk) -> Probe:
         """Return what a walk has seen."""
-        layers = tuple(
-            Layer(function, **seen) for function, seen in zip(self.activations, walk.layers.values(), strict=True)
-        )
         weight = self.data["sample_weight"][:, 0]
         scale, operations = float(self.step["grad_scale"][0]), frozenset(Op(op) for op in self.plan.rows["op"])
         loss = walk.loss if self.has_targets else float("nan")
-        return Probe(layers, loss, self.loss, walk.y, weight, scale, self.backend.name, operations)
+        return Probe(self.layers(walk), loss, self.loss, walk.y, weight, scale, self.backend.name, operations)
+
+
+def check_dropout(dropout: Any) -> bool:
+    """Return whether units are to be dropped.
+
+    Raises
+    ------
+    TypeError
+        If it is no bool.
+    """
+    if not isinstance(dropout, bool | np.bool_):
+        raise TypeError(f"dropout is {dropout!r}; pass True or False: the probabilities are the network's own")
+    return bool(dropout)
+
+
+def _masks(model: Any, seed: int | None) -> dict[str, int]:
+    """Return the fields of `fastbp.kernels.STEP` that dropout's masks follow from."""
+    if seed is None:
+        return {"seed": model.seed, "number": model.n_steps} if isinstance(model, Trainer) else {"seed": 0, "number": 0}
+    check_whole("seed", seed, 0)
+    check_range("seed", seed, 0, 2**53, open_high=True)
+    return {"seed": int(seed), "number": 0}
 
 
 class Walk:
-    """One walk of a plan: arrays by the place in the workspace that the plan gave them, none written twice.
+    """One walk of a plan: arrays by the place in the workspace that the plan gave them.
+
+    Where a plan changes something in place that is still to be looked at, the walk changes a copy.
 
     Parameters
     ----------
     batch : Batch
     params : ndarray
-        All parameters, in the network's layout.
+        All parameters, running means and variances, in the network's layout; a walk works on a copy.
 
     Attributes
     ----------
     places : dict of int to ndarray
         What stands at an offset of the plan's workspace.
-    layers : dict of int to dict
-        What each layer did, by the offset of its weights.
+    layers : list of dict
+        What each layer did.
+    owners : dict of int to dict
+        The layer that has the weights, or the gamma, at an offset of the parameters.
     gradient : ndarray
-        By all parameters, in their layout.
+        By all parameters, in their layout; 0 for running means and variances.
     """
 
     def __init__(self, batch: Batch, params: Array) -> None:
@@ -293,7 +367,8 @@ class Walk:
         self.gradient = np.zeros_like(self.params)
         self.order = np.arange(batch.plan.batch_size)
         self.places: dict[int, Array] = {NONE: np.empty(0, params.dtype)}
-        self.layers: dict[int, dict[str, Array]] = {}
+        self.layers: list[dict[str, Array]] = []
+        self.owners: dict[int, dict[str, Array]] = {}
         self.y = np.empty((0, batch.data["y"].shape[1]), params.dtype)
         self.data_loss = self.squares = 0.0
 
@@ -323,7 +398,7 @@ class Walk:
             if row["op"] == Op.OUTPUT_DELTA:
                 break
         if self.batch.step["l2"][0]:
-            self.squares = sum(float(np.square(seen["W"], dtype=np.float64).sum()) for seen in self.layers.values())
+            self.squares = sum(float(np.square(seen["W"], dtype=np.float64).sum()) for seen in self.layers)
 
     def step(self, row: Any) -> None:
         """Do what one row says.
@@ -379,15 +454,52 @@ def _linear_forward(walk: Walk, row: Any) -> None:
         walk.backend.linear_forward(a_prev, W, b, activation, a)
     elif a is not z:
         walk.backend.activate(z, activation, a, z[:0])
-    none = {"delta": z[:0], "grad_W": W[:0], "grad_b": b[:0]}
-    walk.layers[int(row["W"])] = {"W": W, "b": b, "a_prev": a_prev, "z": z, "a": a, **none}
+    no_vector, no_error = walk.params[:0], {"delta": z[:0], "delta_u": z[:0], "grad_W": W[:0]}
+    unnormalized = {"gamma": no_vector, "normalized": z[:0], "rstd": no_vector, "u": z}
+    no_gradient = {**no_error, "grad_b": no_vector, "grad_gamma": no_vector}
+    walk.layers.append({"W": W, "b": b, "a_prev": a_prev, "z": z, "a": a, **unnormalized, **no_gradient})
+    walk.owners[int(row["W"])] = walk.layers[-1]
+
+
+def _batch_norm(walk: Walk, row: Any) -> None:
+    """Normalise and activate one after the other, z in one array and what it becomes in another."""
+    z, (gamma, beta), activation = walk.at(row, "a_prev"), walk.parameters(row), _activation(row)
+    normalized, rstd = walk.new(row, "saved", "n_out"), np.empty(int(row["n_out"]), walk.params.dtype)
+    walk.places[int(row["rstd"])] = rstd
+    mean, variance = (walk.params[row[name] : row[name] + row["n_out"]] for name in ("mean", "variance"))
+    u = walk.new(row, "a", "n_out")
+    known = float(row["epsilon"]), float(row["momentum"]), Activation.IDENTITY
+    walk.backend.batch_norm(z, gamma[0], beta, *known, normalized, rstd, mean, variance, u)
+    a = u if activation.code == Activation.IDENTITY else walk.new(row, "a", "n_out")
+    if a is not u:
+        walk.backend.activate(u, activation, a, u[:0])
+    layer = walk.owners[int(row["W"])] = walk.layers[-1]  # the row stands behind its layer's product
+    layer.update(b=beta, gamma=gamma[0], normalized=normalized, rstd=rstd, u=u, a=a)
 
 
 def _activate(walk: Walk, row: Any) -> None:
     z = walk.at(row, "a_prev")
     a, saved = walk.new(row, "a", "n_out"), walk.new(row, "saved", "n_out")
     walk.backend.activate(z, _activation(row), a, saved)
-    list(walk.layers.values())[-1]["a"] = a  # the row stands behind its layer's product
+    walk.layers[-1]["a"] = a
+
+
+def _maxout(walk: Walk, row: Any) -> None:
+    z, a = walk.at(row, "a_prev"), walk.new(row, "a", "n_out")
+    walk.backend.maxout(z, a)
+    walk.layers[-1]["a"] = a
+
+
+def _dropout(walk: Walk, row: Any) -> None:
+    """Drop units of a copy: their layer keeps them all."""
+    a, activation = walk.at(row, "a"), _activation(row)
+    kept = walk.places[int(row["a"])] = a.copy()
+    saved = a[:0]
+    if row["saved"] != NONE:
+        saved = walk.at(row, "saved").copy() if activation.is_kept else np.empty_like(a)
+        walk.places[int(row["saved"])] = saved
+    known = float(row["probability"]), int(row["stream"]), walk.batch.step
+    walk.backend.dropout(kept, activation, *known, saved)
 
 
 def _output_delta(walk: Walk, row: Any) -> None:
@@ -400,16 +512,32 @@ def _activation_delta(walk: Walk, row: Any) -> None:
     walk.backend.activation_delta(walk.at(row, "a_prev"), _activation(row), walk.at(row, "delta"))
 
 
+def _maxout_delta(walk: Walk, row: Any) -> None:
+    walk.backend.maxout_delta(walk.at(row, "a_prev"), walk.at(row, "delta"), walk.new(row, "delta_prev", "n_in"))
+
+
+def _batch_norm_delta(walk: Walk, row: Any) -> None:
+    layer, delta_u = walk.owners[int(row["W"])], walk.at(row, "delta")
+    delta = walk.new(row, "delta", "n_out")
+    delta[...] = delta_u
+    grad_gamma, grad_beta = walk.parameters(row, walk.gradient)
+    known = layer["normalized"], layer["rstd"], layer["gamma"], walk.batch.step
+    walk.backend.batch_norm_delta(*known, delta, grad_gamma[0], grad_beta)
+    layer.update(delta_u=delta_u, grad_gamma=grad_gamma[0], grad_b=grad_beta)
+
+
 def _backprop_delta(walk: Walk, row: Any) -> None:
     below = walk.at(row, "a_prev"), _activation(row), walk.new(row, "delta_prev", "n_in")
     walk.backend.backprop_delta(walk.at(row, "delta"), walk.parameters(row)[0], *below)
 
 
 def _linear_grad(walk: Walk, row: Any) -> None:
-    layer, delta = walk.layers[int(row["W"])], walk.at(row, "delta")
+    layer, delta = walk.owners[int(row["W"])], walk.at(row, "delta")
     grad_W, grad_b = walk.parameters(row, walk.gradient)
     walk.squares += walk.backend.linear_grad(layer["a_prev"], delta, walk.batch.step, layer["W"], grad_W, grad_b)
-    layer.update(delta=delta, grad_W=grad_W, grad_b=grad_b)
+    layer.update(delta=delta, grad_W=grad_W)
+    if not layer["gamma"].size:
+        layer.update(delta_u=delta, grad_b=grad_b)
 
 
 _OPERATIONS: dict[Op, Callable[[Walk, Any], None]] = {
@@ -417,9 +545,14 @@ _OPERATIONS: dict[Op, Callable[[Walk, Any], None]] = {
     Op.GATHER_CSR_ROWS: _gather_csr_rows,
     Op.GATHER_CLASSES: _gather_classes,
     Op.LINEAR_FORWARD: _linear_forward,
+    Op.BATCH_NORM: _batch_norm,
     Op.ACTIVATE: _activate,
+    Op.MAXOUT: _maxout,
+    Op.DROPOUT: _dropout,
     Op.OUTPUT_DELTA: _output_delta,
     Op.ACTIVATION_DELTA: _activation_delta,
+    Op.MAXOUT_DELTA: _maxout_delta,
+    Op.BATCH_NORM_DELTA: _batch_norm_delta,
     Op.BACKPROP_DELTA: _backprop_delta,
     Op.LINEAR_GRAD: _linear_grad,
 }
