@@ -93,7 +93,7 @@ def product(
         bias, activation = null(bias), null(activation)
     row, code = first, code_of(activation)
     while row < end:
-        n_rows = tile_rows(end - row)
+        n_rows = tile_rows(min(end - row, lanes(C)) if form == ALONG_STRIPS else end - row)  # a strip's at most
         _product_tile(form, n_rows, n_vectors, row, n_terms, A, a_next, B, b_next, C, c_next, bias, code, below, begins)
         if code > Activation.RELU:
             _finish_product(form, n_rows, n_vectors, row, C, c_next, activation, below)
