@@ -535,3 +535,23 @@ def test_fastbp_imports_no_numba_for_their_names() -> None:
     paths = f"import sys; sys.path[:0] = {sys.path!r}\n"
     result = subprocess.run([sys.executable, "-c", paths + program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+def test_gradients_of_networks_with_them_are_checked() -> None:
+    """A probe and a gradient check call what Numba compiled, beside batch normalisation and dropout too."""
+    X, y = np.random.default_rng(0).standard_normal((12, 4)), np.random.default_rng(1).uniform(0.1, 1, (12, 2))
+    net = fastbp.Network(
+        (4, 6, 5, 2),
+        [lambda z: math.sin(z), "tanh"],
+        lambda z: math.log1p(math.exp(z)),
+        batch_norm=[True, False],
+        dropout=fastbp.Dropout(0.7, inputs=0.9),
+        dtype="float64",
+        random_state=0,
+        backend="numba",
+    )
+    loss = fastbp.CustomLoss(lambda a, y: y * math.log(y / a) - y + a, domain=(0, math.inf), targets=(1e-3, math.inf))
+    found = fastbp.diagnostics.check_gradient(net, X, y, loss=loss)
+    assert found.passed
+    assert found.error < 1e-6
+    assert sum(block.n_checked for block in found.blocks) > 60

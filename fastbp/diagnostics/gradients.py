@@ -106,7 +106,7 @@ def check_gradient(
     X: Any,
     y: Any,
     *,
-    loss: str | None = None,
+    loss: Any = None,
     sample_weight: Any = None,
     alpha: float = 0.0,
     reduction: str = "mean",

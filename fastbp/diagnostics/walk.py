@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from .. import kernels
 from ..data import as_features, as_sample_weight, as_targets, is_sparse, n_samples
-from ..kernels import NONE, Activation, ActivationFunction, Backend, Loss, Op, Source
-from ..losses import as_loss
+from ..kernels import NONE, Activation, ActivationFunction, Backend, Loss, LossFunction, Op, Source
+from ..losses import as_loss, loss_function
 from ..network import Network
 from ..plan import Data, Plan, aligned_empty, gradient_plan
 from ..ranges import check_choice, check_range, check_whole
@@ -139,7 +139,7 @@ def probe(
     X: Any,
     y: Any = None,
     *,
-    loss: str | None = None,
+    loss: Any = None,
     sample_weight: Any = None,
     alpha: float = 0.0,
     reduction: str = "mean",
@@ -161,7 +161,7 @@ def probe(
         The batch.
     y : array-like of shape (n,) or (n, O), optional
         Class numbers or targets. Without them there is no way back: no delta, gradient or loss.
-    loss : str, optional
+    loss : str, callable or CustomLoss, optional
         Left out: the trainer's; or cross-entropy for softmax and logistic outputs, Poisson for exp, else squared error.
     sample_weight : array-like of shape (n,), optional
     alpha : float
@@ -255,7 +255,7 @@ class Batch:
     backend: Backend
     plan: Plan
     data: dict[str, Array]
-    loss: Loss
+    loss: LossFunction
     step: NDArray[np.void]
     activations: tuple[ActivationFunction, ...]
 
@@ -266,7 +266,7 @@ class Batch:
         network: Network,
         X: Any,
         y: Any,
-        loss: str | None,
+        loss: Any,
         sample_weight: Any,
         alpha: float,
         reduction: str,
@@ -279,20 +279,23 @@ class Batch:
         check_choice("reduction", reduction, ("mean", "sum"))
         if loss is None:
             loss = model.loss if isinstance(model, Trainer) else default_loss(network)
-        code = Loss.SQUARED_ERROR if y is None else as_loss(loss, network.functions[-1].name)
+        function = LossFunction(Loss.SQUARED_ERROR)
+        if y is not None:
+            function = loss_function(as_loss(loss), network.functions[-1].name, network.dtype)
         data = as_features(X, network.dtype, network.layer_sizes[0])
         n, n_outputs = n_samples(data), network.layer_sizes[-1]
         nothing = {"y": np.empty((0, n_outputs), network.dtype), "classes": np.empty(0, np.int64)}
         output = network.activations[-1].code
-        data |= nothing if y is None else as_targets(y, network.dtype, n, n_outputs, output, code)
+        data |= nothing if y is None else as_targets(y, network.dtype, n, n_outputs, output, function.code)
         data["sample_weight"] = as_sample_weight(sample_weight, network.dtype, n)
         form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size))
         kept = network.dropout if check_dropout(dropout) else ()
-        plan = gradient_plan(network.layout, network.activations, code, n, form, dropout=kept)
+        plan = gradient_plan(network.layout, network.activations, function, n, form, dropout=kept)
         weights = data["sample_weight"][:, 0] if form.weighted else None
         step = make_table(1, batch_scales(n, n, weights, reduction), {"l2": alpha}, _masks(model, seed))
         name = backend or (model.backend if isinstance(model, Trainer) else network.backend)
-        return cls(kernels.backend(name), plan, data, code, step, network.activations)
+        is_custom = network.is_custom or function.code == Loss.CUSTOM
+        return cls(kernels.backend(name, custom=is_custom), plan, data, function, step, network.activations)
 
     @property
     def has_targets(self) -> bool:
@@ -312,7 +315,7 @@ class Batch:
         weight = self.data["sample_weight"][:, 0]
         scale, operations = float(self.step["grad_scale"][0]), frozenset(Op(op) for op in self.plan.rows["op"])
         loss = walk.loss if self.has_targets else float("nan")
-        return Probe(self.layers(walk), loss, self.loss, walk.y, weight, scale, self.backend.name, operations)
+        return Probe(self.layers(walk), loss, self.loss.code, walk.y, weight, scale, self.backend.name, operations)
 
 
 def check_dropout(dropout: Any) -> bool:
@@ -504,7 +507,7 @@ def _dropout(walk: Walk, row: Any) -> None:
 
 def _output_delta(walk: Walk, row: Any) -> None:
     walk.y, weight = walk.at(row, "y"), walk.at(row, "weight").reshape(-1)
-    known = walk.at(row, "a"), walk.y, weight, _activation(row), Loss(row["loss"])
+    known = walk.at(row, "a"), walk.y, weight, _activation(row), walk.batch.loss
     walk.data_loss += walk.backend.output_delta(*known, walk.new(row, "delta", "n_out"))
 
 
