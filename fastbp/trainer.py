@@ -469,10 +469,11 @@ class Trainer(Fixed):
         n, first = n_samples(data), self.n_steps
         n_steps = -(-n // run.plan.batch_size)
         last_step = first + n_steps * (state.n_epochs - state.epoch + 1)
+        values = self._step_values(n_steps, last_step)
         order = self._shuffled(n) if shuffle else np.arange(n)
         weights = data["sample_weight"][order, 0] if data["sample_weight"].size else None
         scales = batch_scales(n, run.plan.batch_size, weights, reduction)
-        table = make_table(n_steps, scales, {"l2": alpha}, self._step_values(n_steps, last_step))
+        table = make_table(n_steps, scales, {"l2": alpha}, values)
 
         def on_cut(done: int) -> bool:
             self.n_steps = state.step = first + done
