@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .callbacks import Callback, Checkpoint, Converged, EarlyStopping, History, JSONLLogger, TrainingState
     from .categories import Labels, OneHot
     from .kernels import backends
+    from .layers import BatchNorm, Dropout
     from .modelfile import ModelFileError
     from .network import Network
     from .optimizers import SGD, Adagrad, Adam, AdamW, Nadam, RMSprop
@@ -37,17 +38,17 @@ _HOMES = {
     "Adagrad": "optimizers",
     "Adam": "optimizers",
     "AdamW": "optimizers",
+    "BatchNorm": "layers",
     "Callback": "callbacks",
     "Checkpoint": "callbacks",
     "Converged": "callbacks",
+    "Dropout": "layers",
     "EarlyStopping": "callbacks",
     "History": "callbacks",
     "JSONLLogger": "callbacks",
     "Labels": "categories",
     "LeakyReLU": "activations",
     "Maxout": "activations",
-    "BatchNorm": "layers",
-    "Dropout": "layers",
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
     "ModelFileError": "modelfile",
@@ -78,9 +79,11 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "BatchNorm",
     "Callback",
     "Checkpoint",
     "Converged",
+    "Dropout",
     "EarlyStopping",
     "History",
     "JSONLLogger",
@@ -88,6 +91,7 @@ __all__ = [
     "LeakyReLU",
     "MLPClassifier",
     "MLPRegressor",
+    "Maxout",
     "ModelFileError",
     "Nadam",
     "Network",
