@@ -352,9 +352,9 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
 
     def _update_no_improvement_count(self, early_stopping: bool, *validation: Any) -> None:
         """Count as scikit-learn does, and keep the best of batch normalisation beside the best weights."""
-        best = self.best_validation_score_
+        best = getattr(self, "best_validation_score_", None)
         super()._update_no_improvement_count(early_stopping, *validation)
-        if self.best_validation_score_ != best and hasattr(self, "batch_norm_scales_"):
+        if hasattr(self, "batch_norm_scales_") and self.best_validation_score_ != best:
             keep_best(self)
 
     def _stopping_message(self) -> str:

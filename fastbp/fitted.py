@@ -48,18 +48,22 @@ def arrays_of(estimator: Any, layout: Layout) -> list[NDArray[Any]]:
     """
     lists = [[np.asanyarray(array) for array in getattr(estimator, name, ())] for name in NAMES]
     shapes = [[array.shape for array in arrays] for arrays in lists]
-    vectors = [(width,) for width in layout.widths]
-    normalized = [vectors[layer] for layer in layout.normalized]
-    wanted = [layout.shapes, vectors, *[normalized] * len(BATCH_NORM)]
+    wanted = shapes_of(layout)
     if shapes[:2] != wanted[:2]:
-        got, fitting = shapes[0] + shapes[1], wanted[0] + wanted[1]
+        got, fitting = [*shapes[0], *shapes[1]], [*wanted[0], *wanted[1]]
         raise ValueError(f"coefs_ and intercepts_ have shapes {got}; replace them by arrays of shapes {fitting}")
     if shapes != wanted:
         raise ValueError(
             f"{', '.join(BATCH_NORM)} have shapes {shapes[2:]}, but batch_norm={estimator.batch_norm!r} wants "
-            f"{normalized} of each; set batch_norm to what the estimator was fitted with, or call fit to begin anew"
+            f"{wanted[2:]}; set batch_norm to what the estimator was fitted with, or call fit to begin anew"
         )
     return [array for arrays in lists for array in arrays]
+
+
+def shapes_of(layout: Layout) -> list[list[tuple[int, ...]]]:
+    """Return the shapes of the arrays in each of `NAMES`."""
+    vectors: list[tuple[int, ...]] = [(width,) for width in layout.widths]
+    return [list(layout.shapes), vectors, *[[vectors[layer] for layer in layout.normalized]] * len(BATCH_NORM)]
 
 
 def views_of(layout: Layout, flat: NDArray[Any]) -> dict[str, list[NDArray[Any]]]:

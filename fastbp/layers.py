@@ -68,9 +68,11 @@ class Dropout:
     inputs: float = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.hidden, Sequence) and not isinstance(self.hidden, str):
-            object.__setattr__(self, "hidden", tuple(self.hidden))
-        for p in self.hidden if isinstance(self.hidden, tuple) else (self.hidden,):
+        hidden: Any = self.hidden
+        if isinstance(hidden, Sequence) and not isinstance(hidden, str):
+            hidden = tuple(hidden)
+            object.__setattr__(self, "hidden", hidden)
+        for p in hidden if isinstance(hidden, tuple) else (hidden,):
             _check_kept("dropout", p)
         _check_kept("inputs", self.inputs)
 
