@@ -265,11 +265,6 @@ def inspect(options: argparse.Namespace) -> None:
             f"{found['n_parameters']} of {found['dtype']}" if found["layers"] else "none: it is not fitted",
         ),
         *((name, _listed(found[name])) for name in ("optimizer", "training") if name in found),
-        *(
-            [("dropout", f"an input is kept with probability {found['inputs_kept']:g}")]
-            if "inputs_kept" in found
-            else []
-        ),
         ("SHA-256", f"{found['sha256']} (verified)"),
         ("written by", written_by),
     ]
@@ -291,7 +286,7 @@ def inspect(options: argparse.Namespace) -> None:
 def _layer_text(layer: dict[str, Any]) -> str:
     """Return a layer's activation with what stands around it, in the order of the forward pass."""
     parts = ["batch norm"] if "batch_norm" in layer else []
-    parts.append(layer["activation"] + (f" of {layer['pieces']} pieces" if "pieces" in layer else ""))
+    parts.append(f"maxout of {layer['pieces']} pieces" if "pieces" in layer else layer["activation"])
     if "kept" in layer:
         parts.append(f"dropout (kept with probability {layer['kept']:g})")
     return ", ".join(parts)

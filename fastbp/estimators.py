@@ -119,7 +119,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
     def _fit(self, X: Any, y: Any, *rest: Any, **options: Any) -> Any:
         """Fit as scikit-learn does; where a kernel comes upon NaN or infinity in X nothing has changed."""
         before = vars(self).copy()
-        if self.solver == "lbfgs" and self._changes_loss():
+        if self._changes_loss() and self.solver == "lbfgs":
             raise ValueError(
                 "solver is 'lbfgs', which must find the same loss whenever it asks for it; with batch_norm or dropout "
                 "choose solver='adam' or solver='sgd'"
@@ -144,23 +144,23 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
             _validate(cls, *[getattr(self, name) for name in _parameter_names(cls)])
         except TypeError:  # one of them cannot be hashed, or is wrong
             super()._validate_params()
-        as_hidden_activations(self.activation, self._n_hidden())
-        as_batch_norm(self.batch_norm, self._n_hidden())
-        as_dropout(self.dropout, self._n_hidden())
 
-    def _n_hidden(self) -> int:
-        return len(np.atleast_1d(self.hidden_layer_sizes))
+    def _between_layers(self) -> tuple[tuple[BatchNorm | None, ...], tuple[float, ...]]:
+        """Return batch normalisation and dropout layer by layer, checked, and the activations with them."""
+        n_hidden = len(np.atleast_1d(self.hidden_layer_sizes))
+        as_hidden_activations(self.activation, n_hidden)
+        return as_batch_norm(self.batch_norm, n_hidden), as_dropout(self.dropout, n_hidden)
 
     def _changes_loss(self) -> bool:
         """Tell whether the loss depends on more than the parameters: on the mini-batch, or on what is dropped."""
-        dropout = as_dropout(self.dropout, self._n_hidden())
-        return any(as_batch_norm(self.batch_norm, self._n_hidden())) or any(p < 1 for p in dropout)
+        batch_norm, dropout = self._between_layers()
+        return any(batch_norm) or any(p < 1 for p in dropout)
 
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, NDArray[Any]]:
         """Return X and y validated; steps that batch normalisation or dropout cannot take are refused."""
         X, y = self._validated(X, y, incremental, reset)
-        layers = as_batch_norm(self.batch_norm, self._n_hidden()), as_dropout(self.dropout, self._n_hidden())
-        check_steps(*layers, batch_size_for(self.batch_size, X.shape[0]), sparse=scipy.sparse.issparse(X))
+        batch_size = batch_size_for(self.batch_size, X.shape[0])
+        check_steps(*self._between_layers(), batch_size, sparse=scipy.sparse.issparse(X))
         return X, y
 
     def _validated(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, NDArray[Any]]:
