@@ -250,7 +250,7 @@ class EarlyStopping(Callback):
         self._monitor.begin(state)
         self.best, self.waited = self._monitor.worst, 0
         self.stopped_epoch: int | None = None
-        self._best_parameters: NDArray[Any] | None = None
+        self._best_buffer: NDArray[Any] | None = None
 
     def on_epoch_end(self, state: TrainingState) -> None:
         value = self._monitor.value(state)
@@ -258,15 +258,15 @@ class EarlyStopping(Callback):
         if self._monitor.is_better(value, self.best):
             self.best = value
             if self.restore_best:
-                self._best_parameters = state.trainer.network.parameters.copy()
+                self._best_buffer = state.trainer.network.buffer.copy()  # running means and variances too
         if self.waited >= self.patience:
             self.stopped_epoch = state.epoch
             state.stop_training = True
 
     def on_train_end(self, state: TrainingState) -> None:
-        if self._best_parameters is not None:
-            state.trainer.network.parameters[...] = self._best_parameters
-            self._best_parameters = None
+        if self._best_buffer is not None:
+            state.trainer.network.buffer[...] = self._best_buffer
+            self._best_buffer = None
 
 
 class Converged(Callback):

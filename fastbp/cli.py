@@ -27,6 +27,20 @@ examples:
   python -m fastbp script.py                           a scikit-learn script, accelerated
 """
 
+_ACTIVATIONS = (
+    "relu",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "gelu",
+    "silu",
+    "softplus",
+    "tanh",
+    "logistic",
+    "identity",
+    "maxout",
+)
+
 _Number = TypeVar("_Number", int, float)
 
 INTERRUPTED, BROKEN_PIPE, FAILED = 130, 141, 2
@@ -144,8 +158,12 @@ def _add_train(subparsers: Any) -> None:
 def _add_network_options(group: Any) -> None:
     help_text = "units of the hidden layers, or none (default: 100)"
     group.add_argument("--hidden", metavar="UNITS", type=_hidden, default=(100,), help=help_text)
-    activations = ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "tanh", "logistic", "identity")
-    group.add_argument("--activation", choices=activations, default="relu", help="default: %(default)s")
+    help_text = "of the hidden layers; maxout has two pieces (default: %(default)s)"
+    group.add_argument("--activation", choices=_ACTIVATIONS, default="relu", help=help_text)
+    help_text = "normalise what hidden units take in over each step's samples; not with lbfgs"
+    group.add_argument("--batch-norm", action="store_true", help=help_text)
+    help_text = "keep a hidden unit in a step with probability P, drop it otherwise; not with lbfgs"
+    group.add_argument("--dropout", metavar="P", type=_probability, help=help_text)
     group.add_argument("--epochs", metavar="N", type=_count, default=200, help="at most (default: %(default)s)")
     help_text = "samples in a step (default: 200, or all if there are fewer)"
     group.add_argument("--batch-size", metavar="N", type=_count, help=help_text)
@@ -210,6 +228,10 @@ def _not_negative(text: str) -> float:
 
 def _fraction(text: str) -> float:
     return _checked(text, float, lambda value: 0 <= value < 1, "a number of at least 0 and less than 1")
+
+
+def _probability(text: str) -> float:
+    return _checked(text, float, lambda value: 0 < value <= 1, "a probability greater than 0 and at most 1")
 
 
 def _hidden(text: str) -> tuple[int, ...]:

@@ -118,6 +118,8 @@ def train(options: argparse.Namespace) -> None:
         dtype=options.dtype,
         hidden_layer_sizes=options.hidden,
         activation=options.activation,
+        batch_norm=options.batch_norm,
+        dropout=options.dropout,
         solver=options.optimizer,
         alpha=options.alpha,
         batch_size=options.batch_size or "auto",
@@ -150,28 +152,33 @@ def _show_trained(trained: Any, options: argparse.Namespace) -> None:
     from .terminal import show_pairs
 
     model, preprocessing = trained.model, trained.preprocessing
-    sizes = [len(model.coefs_[0]), *(W.shape[1] for W in model.coefs_)]
     score = "none: too few rows were held out"
     if trained.score is not None:
         score = f"{MEASURES[preprocessing.target.task]} {trained.score:.4f}"
     if trained.baseline is not None:
         score += f" (always the most frequent class: {trained.baseline:.4f})"
-    backend = kernels.resolve(model.backend)
     show_pairs(
         [
             ("task", f"{preprocessing.target.task} ({trained.reason})"),
             ("rows", f"{trained.n_train} to train on, {trained.n_test} held out"),
             ("inputs", f"{preprocessing.n_inputs} from {len(preprocessing.features)} columns"),
-            (
-                "network",
-                f"{'-'.join(map(str, sizes))}, {model.activation}, {model.coefs_[0].dtype}, backend {backend}",
-            ),
+            ("network", f"{_network_text(model)}, {model.coefs_[0].dtype}, backend {kernels.resolve(model.backend)}"),
             ("epochs", f"{model.n_iter_} of at most {options.epochs} in {trained.seconds:.2f} s"),
             ("training loss", f"{model.loss_:.6g}"),
             ("held-out score", score),
             ("model file", options.out),
         ]
     )
+
+
+def _network_text(model: Any) -> str:
+    """Return a trained estimator's sizes and what stands in its hidden layers."""
+    from .fitted import layout_of
+
+    parts = ["-".join(map(str, layout_of(model).layer_sizes)), model.activation]
+    parts += ["batch norm"] if model.batch_norm else []
+    parts += [f"dropout (kept with probability {model.dropout:g})"] if model.dropout else []
+    return ", ".join(parts)
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -261,15 +268,28 @@ def inspect(options: argparse.Namespace) -> None:
         ("SHA-256", f"{found['sha256']} (verified)"),
         ("written by", written_by),
     ]
+    if "inputs_kept" in found:
+        pairs.insert(3, ("dropout", f"an input is kept with probability {found['inputs_kept']:g}"))
     show_pairs(pairs)
     if found["layers"]:
-        keys = ("inputs", "outputs", "activation", "parameters")
-        rows = [(number, *(layer[key] for key in keys)) for number, layer in enumerate(found["layers"], 1)]
-        show_table(("layer", *keys), rows, numbers=(0, 1, 2, 4))
+        rows = [
+            (number, layer["inputs"], layer["outputs"], _layer_text(layer), layer["parameters"])
+            for number, layer in enumerate(found["layers"], 1)
+        ]
+        show_table(("layer", "inputs", "outputs", "activation", "parameters"), rows, numbers=(0, 1, 2, 4))
     if found["standardizer"]:
         show_pairs([("normalised", f"{found['standardizer']['n_inputs']} inputs")], title="standardizer")
     if found["preprocessing"]:
         show_pairs(_preprocessing_pairs(found), title="preprocessing")
+
+
+def _layer_text(layer: dict[str, Any]) -> str:
+    """Return a layer's activation with what stands around it, in the order of the forward pass."""
+    parts = ["batch norm"] if "batch_norm" in layer else []
+    parts.append(f"maxout of {layer['pieces']} pieces" if "pieces" in layer else layer["activation"])
+    if "kept" in layer:
+        parts.append(f"dropout (kept with probability {layer['kept']:g})")
+    return ", ".join(parts)
 
 
 def _preprocessing_pairs(found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -11,10 +11,11 @@ import functools
 import logging
 import warnings
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 from sklearn import get_config
 from sklearn.base import BaseEstimator, is_classifier
@@ -38,12 +39,33 @@ from .activations import (
     is_custom,
 )
 from .data import as_features, is_plain, is_ready, label_matrix
+from .fitted import (
+    BATCH_NORM,
+    NAMES,
+    arrays_of,
+    best_name,
+    fold_batch_norm,
+    keep_best,
+    layout_for,
+    layout_of,
+    views_of,
+)
 from .kernels import ActivationFunction, Loss
+from .layers import BatchNorm, Dropout, as_batch_norm, as_dropout
 from .layout import Layout
-from .plan import aligned_empty
+from .plan import aligned_empty, check_steps
 from .progress import EpochProgress
 from .run import NonFinite, forward
-from .solvers import Epochs, LossAndGradient, as_flat, kernel_dtype, loss_of_one, one_blas_thread, zeros_like_flat
+from .solvers import (
+    Epochs,
+    LossAndGradient,
+    as_flat,
+    batch_size_for,
+    kernel_dtype,
+    loss_of_one,
+    one_blas_thread,
+    zeros_like_flat,
+)
 
 log = logging.getLogger("fastbp")
 
@@ -62,10 +84,14 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
     _parameter_constraints: dict[str, list[Any]] = {
         **original.BaseMultilayerPerceptron._parameter_constraints,
         "activation": [StrOptions(set(HIDDEN_ACTIVATIONS)), Activation, list, tuple, callable],
+        "batch_norm": ["boolean", None, BatchNorm, list, tuple],
+        "dropout": [None, Interval(Real, 0, 1, closed="right"), Dropout, list, tuple],
         "backend": [StrOptions({"auto", *kernels.MODULES})],
         "n_threads": [None, Interval(Integral, 1, None, closed="left")],
         "progress": ["boolean"],
     }
+    batch_norm: Any
+    dropout: Any
     backend: str
     n_threads: int | None
     progress: bool
@@ -79,24 +105,12 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         """Return the outputs of the network for X of shape (n, I)."""
         if check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        layout = self._layout()
-        parameters = self._parameters(layout)
+        layout = layout_of(self)
+        parameters = arrays_of(self, layout)
         dtype = kernel_dtype(X, parameters)
         data = as_features(X, dtype, layout.layer_sizes[0], check=False)
         backend, params = self._kernels(), as_flat(parameters, dtype)
         return forward(backend, layout, self._activations(layout, dtype), params, data, self.n_threads)
-
-    def _layout(self) -> Layout:
-        return Layout((len(self.coefs_[0]), *(np.shape(W)[-1] for W in self.coefs_)))
-
-    def _parameters(self, layout: Layout) -> list[NDArray[Any]]:
-        """Return ``coefs_`` and ``intercepts_``, which users may replace, if they fit a layout."""
-        parameters = [np.asanyarray(array) for array in (*self.coefs_, *self.intercepts_)]
-        shapes = [array.shape for array in parameters]
-        wanted = [*layout.shapes, *((size,) for size in layout.layer_sizes[1:])]
-        if shapes != wanted:
-            raise ValueError(f"coefs_ and intercepts_ have shapes {shapes}; replace them by arrays of shapes {wanted}")
-        return parameters
 
     def _kernels(self) -> kernels.Backend:
         return kernels.backend(self.backend, custom=is_custom(self.activation))
@@ -128,13 +142,23 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         before = vars(self).copy()
         if not options.get("incremental"):
             self.__dict__.pop("_custom_activation", None)  # what it read from outside may have changed
-        as_hidden_activations(self._compiled_activation(), len(np.atleast_1d(self.hidden_layer_sizes)))
+        if self._changes_loss() and self.solver == "lbfgs":
+            raise ValueError(
+                "solver is 'lbfgs', which must find the same loss whenever it asks for it; with batch_norm or dropout "
+                "choose solver='adam' or solver='sgd'"
+            )
         try:
-            return super()._fit(X, y, *rest, **options)
+            super()._fit(X, y, *rest, **options)
         except NonFinite:
             self.__dict__ = before
             check_array(X, input_name="X", estimator=self)  # says which of the two, in scikit-learn's words
             raise
+        if not all(np.isfinite(array).all() for name in BATCH_NORM for array in getattr(self, name, ())):
+            raise ValueError(
+                "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
+                "preprocessed."
+            )
+        return self
 
     def _validate_params(self) -> None:
         """Validate the parameters; those that were validated lately are not worth scikit-learn's long look."""
@@ -144,7 +168,25 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         except TypeError:  # one of them cannot be hashed, or is wrong
             super()._validate_params()
 
+    def _between_layers(self) -> tuple[tuple[BatchNorm | None, ...], tuple[float, ...]]:
+        """Return batch normalisation and dropout layer by layer, checked, and the activations with them."""
+        n_hidden = len(np.atleast_1d(self.hidden_layer_sizes))
+        as_hidden_activations(self._compiled_activation(), n_hidden)
+        return as_batch_norm(self.batch_norm, n_hidden), as_dropout(self.dropout, n_hidden)
+
+    def _changes_loss(self) -> bool:
+        """Tell whether the loss depends on more than the parameters: on the mini-batch, or on what is dropped."""
+        batch_norm, dropout = self._between_layers()
+        return any(batch_norm) or any(p < 1 for p in dropout)
+
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, NDArray[Any]]:
+        """Return X and y validated; steps that batch normalisation or dropout cannot take are refused."""
+        X, y = self._validated(X, y, incremental, reset)
+        batch_size = batch_size_for(self.batch_size, X.shape[0])
+        check_steps(*self._between_layers(), batch_size, sparse=scipy.sparse.issparse(X))
+        return X, y
+
+    def _validated(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, NDArray[Any]]:
         """Return X and y validated; what a second call brings as plain arrays is not worth scikit-learn's long look."""
         if not (reset or hasattr(self, "feature_names_in_")):
             finite = not self._checks_while_fitting(X)
@@ -171,12 +213,30 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
     def _initialize(self, y: Any, layer_units: Any, dtype: Any) -> None:
         """Draw the initial parameters as scikit-learn does, then lay them into one flat buffer."""
         super()._initialize(y, layer_units, dtype)
-        layout = self._layout()
-        flat = aligned_empty(layout.size, dtype)
-        views = [*layout.weights(flat), *layout.biases(flat)]
-        for view, values in zip(views, [*self.coefs_, *self.intercepts_], strict=True):
+        self._draw_pieces(layer_units, dtype)
+        for name in BATCH_NORM:
+            self.__dict__.pop(name, None)
+            self.__dict__.pop(best_name(name), None)
+        layout, drawn = layout_of(self), [*self.coefs_, *self.intercepts_]
+        self.__dict__.update(views_of(layout, aligned_empty(layout.total_size, dtype)))
+        for view, values in zip([*self.coefs_, *self.intercepts_], drawn, strict=True):
             view[...] = values
-        self.coefs_, self.intercepts_ = views[: layout.n_layers], views[layout.n_layers :]
+        for layer in layout.normalized:
+            self.intercepts_[layer][...] = 0
+        for name, start in BATCH_NORM.items():
+            for view in getattr(self, name, ()):
+                view[...] = start
+        if layout.layer_sizes[1:] != tuple(layout.widths) or layout.normalized:
+            keep_best(self)
+
+    def _draw_pieces(self, layer_units: Any, dtype: Any) -> None:
+        """Draw the further pieces of maxout layers, after all that scikit-learn draws, beside the first ones."""
+        for layer, activation in enumerate(as_hidden_activations(self.activation, len(layer_units) - 2)):
+            fans = layer_units[layer], layer_units[layer + 1]
+            more = [self._init_coef(*fans, dtype) for _ in range(activation.pieces - 1)]
+            if more:
+                self.coefs_[layer] = np.hstack([self.coefs_[layer], *(W for W, _ in more)])
+                self.intercepts_[layer] = np.hstack([self.intercepts_[layer], *(b for _, b in more)])
 
     def _fit_stochastic(
         self,
@@ -197,6 +257,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
             return
         if not incremental or not hasattr(self, "_optimizer"):
             self._optimizer = self._new_optimizer()
+            self.__dict__.pop("_dropout_state", None)  # seed and number of steps: drawn anew where something is dropped
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
         training, validation = (X, y, sample_weight), (None, None, None)
@@ -211,13 +272,17 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         finally:
             epochs.end()
         if self.early_stopping:
-            self.coefs_, self.intercepts_ = self._best_coefs, self._best_intercepts
+            for name in (name for name in NAMES if hasattr(self, name)):
+                setattr(self, name, getattr(self, best_name(name)))
 
     def _accelerated(self) -> bool:
         """Tell whether the kernels may replace scikit-learn's loop; say why where they may not."""
         reason = self._why_not_accelerated()
         if reason is not None:
-            self._check_sklearn_knows_activation(f"scikit-learn's own loop must run: {reason}")
+            why = f"scikit-learn's own loop must run: {reason}"
+            self._check_sklearn_knows_activation(why)
+            if self._changes_loss():
+                raise ValueError(f"batch_norm or dropout is used, but {why}; leave both out")
             log.warning("%s.fit runs scikit-learn's own loop: %s", type(self).__name__, reason)
         return reason is None
 
@@ -243,7 +308,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
 
     def _new_optimizer(self) -> AdamOptimizer | SGDOptimizer:
         """Return scikit-learn's optimiser, its moments side by side: kernels take them without a copy."""
-        params = [*self.coefs_, *self.intercepts_]
+        params = [*self.coefs_, *self.intercepts_, *getattr(self, "batch_norm_scales_", ())]
         if self.solver == "adam":
             adam = AdamOptimizer([], self.learning_rate_init, self.beta_1, self.beta_2, self.epsilon)
             adam.ms, adam.vs = zeros_like_flat(params), zeros_like_flat(params)
@@ -308,6 +373,13 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         name = "_update_no_improvement_count"
         return name in vars(self) or getattr(type(self), name) is not getattr(_KernelMLP, name)
 
+    def _update_no_improvement_count(self, early_stopping: bool, *validation: Any) -> None:
+        """Count as scikit-learn does, and keep the best of batch normalisation beside the best weights."""
+        best = getattr(self, "best_validation_score_", None)
+        super()._update_no_improvement_count(early_stopping, *validation)
+        if hasattr(self, "batch_norm_scales_") and self.best_validation_score_ != best:
+            keep_best(self)
+
     def _stopping_message(self) -> str:
         watched = "Validation score" if self.early_stopping else "Training loss"
         return f"{watched} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} consecutive epochs."
@@ -330,8 +402,8 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         if not self._accelerated():
             super()._fit_lbfgs(X, y, sample_weight, activations, *buffers)
             return
-        layout = Layout(tuple(int(size) for size in layer_units))
-        self._parameters(layout)
+        layout = layout_for(self, tuple(int(size) for size in layer_units))
+        arrays_of(self, layout)
         evaluator = LossAndGradient(self, layout, X, y, sample_weight)
         with one_blas_thread():
             super()._fit_lbfgs(X, y, sample_weight, evaluator, *buffers)
@@ -355,22 +427,44 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         self._unpack(packed_coef_inter)
         evaluator = activations
         if not isinstance(evaluator, LossAndGradient):
-            evaluator = LossAndGradient(self, self._layout(), X, y, sample_weight)
+            evaluator = LossAndGradient(self, layout_of(self), X, y, sample_weight)
         return evaluator(packed_coef_inter)
+
+    def _unpack(self, packed_parameters: Any) -> None:
+        """Set the weights and biases that L-BFGS packed; scikit-learn knows no layer of several pieces."""
+        layout = layout_of(self)
+        if layout.layer_sizes[1:] == tuple(layout.widths):
+            super()._unpack(packed_parameters)
+        else:
+            self.__dict__.update(views_of(layout, packed_parameters))
 
     # ----------------------------------------------------------------------------------- to and from scikit-learn
 
     def to_sklearn(self) -> Any:
         """Return a plain scikit-learn estimator with the same parameters and, if fitted, the same predictions.
 
+        Batch normalisation is folded into ``coefs_`` and ``intercepts_``, and the optimiser left out, whose moments
+        belong to what they were. Dropout is left out too: it has no part in prediction.
+
         Returns
         -------
         sklearn.neural_network.MLPClassifier or MLPRegressor
+
+        Raises
+        ------
+        ValueError
+            If scikit-learn does not know the activation.
         """
         self._check_sklearn_knows_activation("scikit-learn does not know it")
         params, cls = self.get_params(deep=False), original_class(type(self))
         shared = {name: params[name] for name in cls._get_param_names()}
-        return _copy_state(self, cls(**shared), params.keys() - shared)
+        left_out = {*(params.keys() - shared), "_dropout_state"}
+        if not hasattr(self, "batch_norm_scales_"):
+            return _copy_state(self, cls(**shared), left_out)
+        left_out |= {"_optimizer", *BATCH_NORM, *map(best_name, BATCH_NORM)}
+        plain = _copy_state(self, cls(**shared), left_out)
+        fold_batch_norm(self, plain)
+        return plain
 
     @classmethod
     def from_sklearn(
@@ -403,7 +497,7 @@ class MLPClassifier(_KernelMLP, original.MLPClassifier):
     """scikit-learn's `sklearn.neural_network.MLPClassifier`, trained by fastbp's kernels.
 
     Every parameter, attribute and method is scikit-learn's; with the same ``random_state`` the numbers agree to
-    rounding. Three parameters, by keyword only, are new.
+    rounding. Five parameters, by keyword only, are new.
 
     Parameters
     ----------
@@ -412,12 +506,23 @@ shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, e
 beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         As in scikit-learn; ``activation`` may be any that `fastbp.Network` takes, by name, as an object or a Python
         function, or a list with one for each hidden layer.
+    batch_norm : bool, BatchNorm, or a list with one for each hidden layer, default=False
+        Whether z is normalised over the mini-batch before the activation: see `fastbp.BatchNorm`. Not with L-BFGS.
+    dropout : float, Dropout, or a list with a float for each hidden layer, default=None
+        Probability, in (0, 1], that a unit of a hidden layer is *kept* in a step of training: see `fastbp.Dropout`. Not
+        with L-BFGS.
     backend : {"auto", "cython", "numba", "numpy"}, default="auto"
         What computes: ``"auto"`` is cython if it is built, else numba, which alone has custom activations.
     n_threads : int, default=None
         The most threads to take; None: as many as the system and its settings allow.
     progress : bool, default=False
         Show epochs, loss and time left on a terminal or in a notebook.
+
+    Attributes
+    ----------
+    batch_norm_scales_, batch_norm_means_, batch_norm_variances_ : list of ndarray
+        With ``batch_norm`` only: gamma, running mean and running variance of each layer that is normalised. Its beta
+        stands in ``intercepts_``. All other attributes are scikit-learn's.
 
     Examples
     --------
@@ -455,6 +560,8 @@ beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
+        batch_norm: Any = False,
+        dropout: Any = None,
         backend: str = "auto",
         n_threads: int | None = None,
         progress: bool = False,
@@ -484,6 +591,7 @@ beta_1, beta_2, epsilon, n_iter_no_change, max_fun
             n_iter_no_change=n_iter_no_change,
             max_fun=max_fun,
         )
+        self.batch_norm, self.dropout = batch_norm, dropout
         self.backend, self.n_threads, self.progress = backend, n_threads, progress
 
     def _plain_targets(self, y: Any, n: int) -> NDArray[Any] | None:
@@ -496,7 +604,7 @@ class MLPRegressor(_KernelMLP, original.MLPRegressor):
     """scikit-learn's `sklearn.neural_network.MLPRegressor`, trained by fastbp's kernels.
 
     Every parameter, attribute and method is scikit-learn's; with the same ``random_state`` the numbers agree to
-    rounding. Three parameters, by keyword only, are new.
+    rounding. Five parameters, by keyword only, are new.
 
     Parameters
     ----------
@@ -505,12 +613,23 @@ max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_m
 validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         As in scikit-learn; ``activation`` may be any that `fastbp.Network` takes, by name, as an object or a Python
         function, or a list with one for each hidden layer.
+    batch_norm : bool, BatchNorm, or a list with one for each hidden layer, default=False
+        Whether z is normalised over the mini-batch before the activation: see `fastbp.BatchNorm`. Not with L-BFGS.
+    dropout : float, Dropout, or a list with a float for each hidden layer, default=None
+        Probability, in (0, 1], that a unit of a hidden layer is *kept* in a step of training: see `fastbp.Dropout`. Not
+        with L-BFGS.
     backend : {"auto", "cython", "numba", "numpy"}, default="auto"
         What computes: ``"auto"`` is cython if it is built, else numba, which alone has custom activations.
     n_threads : int, default=None
         The most threads to take; None: as many as the system and its settings allow.
     progress : bool, default=False
         Show epochs, loss and time left on a terminal or in a notebook.
+
+    Attributes
+    ----------
+    batch_norm_scales_, batch_norm_means_, batch_norm_variances_ : list of ndarray
+        With ``batch_norm`` only: gamma, running mean and running variance of each layer that is normalised. Its beta
+        stands in ``intercepts_``. All other attributes are scikit-learn's.
 
     Examples
     --------
@@ -555,6 +674,8 @@ validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
+        batch_norm: Any = False,
+        dropout: Any = None,
         backend: str = "auto",
         n_threads: int | None = None,
         progress: bool = False,
@@ -585,6 +706,7 @@ validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
             n_iter_no_change=n_iter_no_change,
             max_fun=max_fun,
         )
+        self.batch_norm, self.dropout = batch_norm, dropout
         self.backend, self.n_threads, self.progress = backend, n_threads, progress
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from . import io
 from .activations import as_hidden_activations
+from .fitted import layout_of
+from .layers import as_dropout
+from .layout import Layout
 from .network import Network
 from .optimizers import OPTIMIZERS, Optimizer
 from .preprocessing import Preprocessing
@@ -26,7 +29,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     -------
     dict
         What JSON can hold: ``kind, layers, n_parameters, dtype, optimizer, training, preprocessing, standardizer,
-        sha256, bytes, written_by``.
+        sha256, bytes, written_by``. A layer has ``pieces`` (maxout), ``batch_norm`` and ``kept`` (dropout: the
+        probability) where it has them, and there is ``inputs_kept`` where inputs are dropped.
 
     Raises
     ------
@@ -60,7 +64,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _describe_network(network: Network) -> dict[str, Any]:
     activations = [str(activation) for activation in network.functions]
     return {
-        "layers": _layers(network.layer_sizes, activations, bias=network.bias),
+        **_describe_layers(network.layout, activations, network.dropout),
         "n_parameters": network.n_parameters,
         "dtype": str(network.dtype),
     }
@@ -98,27 +102,36 @@ def _describe_estimator(estimator: Any) -> dict[str, Any]:
     }
     if not hasattr(estimator, "coefs_"):
         return {"layers": [], "n_parameters": 0, "dtype": None, **described}
-    sizes = [len(estimator.coefs_[0]), *(W.shape[1] for W in estimator.coefs_)]
-    hidden = as_hidden_activations(estimator.activation, len(sizes) - 2)
+    layout = layout_of(estimator)
+    hidden = as_hidden_activations(estimator.activation, layout.n_layers - 1)
     activations = [*map(str, hidden), estimator.out_activation_]
     described["training"] |= {"epochs_done": int(estimator.n_iter_), "final_loss": _plain(estimator.loss_)}
     classes = {"classes": _plain(estimator.classes_)} if hasattr(estimator, "classes_") else {}
-    layers = _layers(sizes, activations, bias=True)
-    n_parameters = sum(layer["parameters"] for layer in layers)
     return {
-        "layers": layers,
-        "n_parameters": n_parameters,
+        **_describe_layers(layout, activations, as_dropout(estimator.dropout, layout.n_layers - 1)),
+        "n_parameters": layout.size,
         "dtype": str(estimator.coefs_[0].dtype),
         **classes,
         **described,
     }
 
 
-def _layers(sizes: Any, activations: list[str], *, bias: bool) -> list[dict[str, Any]]:
-    return [
-        {"inputs": i, "outputs": o, "activation": activation, "parameters": i * o + o * bias}
-        for i, o, activation in zip(sizes[:-1], sizes[1:], activations, strict=True)
-    ]
+def _describe_layers(layout: Layout, activations: list[str], kept: tuple[float, ...]) -> dict[str, Any]:
+    """Return each layer's sizes and what stands in it; a normalised unit has gamma and beta."""
+    layers, kept_of_all = [], (*kept, 1.0)
+    for layer, (n_in, width) in enumerate(layout.shapes):
+        n_out, norm = layout.layer_sizes[layer + 1], layout.norms[layer]
+        n_vectors = layout.bias + (norm is not None)
+        described: dict[str, Any] = {"inputs": n_in, "outputs": n_out, "activation": activations[layer]}
+        described["parameters"] = (n_in + n_vectors) * width
+        if width > n_out:
+            described["pieces"] = width // n_out
+        if norm is not None:
+            described["batch_norm"] = asdict(norm)
+        if kept_of_all[layer + 1] < 1:
+            described["kept"] = kept_of_all[layer + 1]
+        layers.append(described)
+    return {"layers": layers, **({"inputs_kept": kept[0]} if kept[0] < 1 else {})}
 
 
 def _describe_preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:

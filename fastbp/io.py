@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import kernels, modelfile
+from . import fitted, kernels, layers, modelfile
 from .activations import OUTPUT_ACTIVATIONS, as_activation, as_hidden_activations, from_plain, to_plain
 from .encoding import Decoder, Encoder
+from .layers import BatchNorm, Dropout
 from .layout import Layout
 from .losses import CustomLoss
 from .modelfile import ModelFileError
@@ -122,26 +122,30 @@ def save(
     >>> bool((copy.parameters == net.parameters).all())
     True
     """
-    for name, given, kind in (
-        ("preprocessing", preprocessing, Preprocessing),
-        ("standardizer", standardizer, Standardizer),
-    ):
-        if given is not None and not isinstance(given, kind):
-            raise TypeError(f"{name} is a {type(given).__name__}; pass a {kind.__name__}, or None")
+    _check_kinds(preprocessing, standardizer)
     _check_inputs(preprocessing, standardizer, model)
-    content: dict[str, Any]
-    if type(model) is Network:
-        content, tensors = {"kind": "network", "network": _network_content(model)}, _network_tensors(model)
-    elif type(model) is Trainer:
-        content, tensors = _encode_trainer(model)
-    else:
-        content, tensors = _encode_estimator(model)
+    content, tensors = _encode(model)
     content["written_by"] = _versions()
     content["preprocessing"] = None if preprocessing is None else preprocessing.to_content()
     content["standardizer"] = standardizer is not None
     if standardizer is not None:
         tensors = {**tensors, **dict(zip(_STANDARDIZER, (standardizer.mean, standardizer.deviation), strict=True))}
     modelfile.write(path, content, tensors)
+
+
+def _check_kinds(preprocessing: Any, standardizer: Any) -> None:
+    """Refuse what is no preprocessing, or no standardizer."""
+    kinds = {"preprocessing": (preprocessing, Preprocessing), "standardizer": (standardizer, Standardizer)}
+    for name, (given, kind) in kinds.items():
+        if given is not None and not isinstance(given, kind):
+            raise TypeError(f"{name} is a {type(given).__name__}; pass a {kind.__name__}, or None")
+
+
+def _encode(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return what describes a model, and its tensors."""
+    if type(model) is Network:
+        return {"kind": "network", "network": _network_content(model)}, _network_tensors(model)
+    return _encode_trainer(model) if type(model) is Trainer else _encode_estimator(model)
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -248,37 +252,65 @@ def _network_content(network: Network) -> dict[str, Any]:
 
 
 def _network_tensors(network: Network) -> dict[str, NDArray[Any]]:
-    return _layers(network.layout, network.parameters)
+    layout, buffer = network.layout, network.buffer
+    running = {"running_means": layout.means(buffer), "running_variances": layout.variances(buffer)}
+    return _layers(layout, buffer) | _vectors(layout, running)
 
 
 def _layers(layout: Layout, flat: NDArray[Any], prefix: str = "") -> dict[str, NDArray[Any]]:
-    """Return a flat buffer's parts under the names of their tensors."""
+    """Return a flat buffer's parts that an optimiser changes under the names of their tensors."""
     weights = {f"{prefix}weights.{layer}": W for layer, W in enumerate(layout.weights(flat))}
-    return weights | {f"{prefix}biases.{layer}": b for layer, b in enumerate(layout.biases(flat))}
+    biases = {f"{prefix}biases.{layer}": b for layer, b in enumerate(layout.biases(flat))}
+    return weights | biases | _vectors(layout, {f"{prefix}gammas": layout.gammas(flat)})
+
+
+def _vectors(layout: Layout, parts: dict[str, list[NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Return the parts of layers that are normalised, by the layer's number."""
+    return {
+        f"{name}.{layer}": vector
+        for name, vectors in parts.items()
+        for layer, vector in zip(layout.normalized, vectors, strict=True)
+    }
 
 
 def _decode_network(content: dict[str, Any], tensors: Tensors) -> Network:
     spec = content["network"]
-    _check_layer_sizes(spec["layer_sizes"], tensors)
+    _check_layer_sizes(spec, tensors)
     network = Network(
         spec["layer_sizes"],
         spec["hidden_activation"],
         spec["output"],
         bias=spec["bias"],
+        batch_norm=spec.get("batch_norm", False),  # files say nothing of what there is not
+        dropout=spec.get("dropout"),
         dtype=spec["dtype"],
         backend=_available(spec["backend"]),
         n_threads=spec["n_threads"],
     )
-    _fill(_network_tensors(network), tensors)
+    wanted = _network_tensors(network)
+    _refuse_unknown(wanted, tensors)
+    _fill(wanted, tensors)
     return network
 
 
-def _check_layer_sizes(sizes: list[int], tensors: Tensors) -> None:
+def _check_layer_sizes(spec: dict[str, Any], tensors: Tensors) -> None:
     """Refuse sizes that the weights do not have, before anything is allocated by them."""
+    sizes = spec["layer_sizes"]
     if not all(type(size) is int and size > 0 for size in sizes):
         raise ValueError(f"layer sizes are {sizes}")
-    for layer, shape in enumerate(pairwise(sizes)):
+    hidden = as_hidden_activations(spec["hidden_activation"], max(0, len(sizes) - 2))
+    output = as_activation(spec["output"], OUTPUT_ACTIVATIONS, "output")
+    pieces = (*(one.pieces for one in hidden), output.pieces)[: len(sizes) - 1]
+    for layer, shape in enumerate(Layout(tuple(sizes), pieces=pieces).shapes):
         _check_shape(f"weights.{layer}", tensors[f"weights.{layer}"], shape)
+
+
+def _refuse_unknown(wanted: Iterable[str], tensors: Tensors) -> None:
+    """Refuse parts of batch normalisation that the architecture has no place for."""
+    parts = ("gammas.", "running_means.", "running_variances.")
+    unknown = [name for name in tensors if name.startswith(parts) and name not in wanted]
+    if unknown:
+        raise ValueError(f"there is {unknown[0]}, but the architecture does not normalise that layer")
 
 
 def _check_shape(name: str, array: NDArray[Any], wanted: tuple[int, ...]) -> None:
@@ -325,6 +357,7 @@ def _encode_trainer(trainer: Trainer) -> tuple[dict[str, Any], dict[str, NDArray
         "clip_norm": trainer.clip_norm,
         "average_decay": trainer.average_decay,
         "random_state": trainer.random_state,
+        "seed": trainer._seed,
     }
     coded = encoder.value(state, "trainer")
     moments = _layers(network.layout, trainer.m, "m.") | _layers(network.layout, trainer.v, "v.")
@@ -393,10 +426,11 @@ def _decode_trainer(content: dict[str, Any], tensors: Tensors) -> Trainer:
         batch_size=state["batch_size"],
         backend=_available(state["backend"]),
         n_threads=state["n_threads"],
-        random_state=random_state,
+        random_state=0,
     )
-    if type(state["step"]) is not int or state["step"] < 0:
-        raise ValueError(f"step is {state['step']!r}")
+    trainer.random_state = random_state  # from which nothing may be drawn here
+    trainer._seed = _counter("seed", state.get("seed", 0), 2**53)
+    _counter("step", state["step"], 2**48)
     trainer.n_steps, trainer.plateau = state["step"], _as_plateau(state.get("plateau", Plateau()))
     kept = _layers(network.layout, trainer.m, "m.") | _layers(network.layout, trainer.v, "v.")
     if trainer.average.size:
@@ -405,7 +439,18 @@ def _decode_trainer(content: dict[str, Any], tensors: Tensors) -> Trainer:
     return trainer
 
 
+def _counter(name: str, value: Any, end: int) -> int:
+    """Return what dropout's masks go by, if it is a whole number in [0, end)."""
+    if type(value) is not int or not 0 <= value < end:
+        raise ValueError(f"{name} is {value!r}")
+    return value
+
+
 # -------------------------------------------------------------------------------------------- estimators
+
+
+_LAYER_KINDS: dict[str, type[BatchNorm] | type[Dropout]] = {"batch_norm": BatchNorm, "dropout": Dropout}
+"""Parameters of estimators that may hold objects of ours."""
 
 
 def _estimators() -> dict[str, type]:
@@ -432,6 +477,7 @@ def _encode_estimator(estimator: Any) -> tuple[dict[str, Any], dict[str, NDArray
     _check_estimator(estimator)
     encoder, names = Encoder(_parts()), set(estimator.get_params(deep=False))
     plain = {**vars(estimator), "activation": to_plain(estimator.activation)}
+    plain |= {name: layers.to_plain(getattr(estimator, name)) for name in _LAYER_KINDS}
     state = {name: encoder.value(value, name) for name, value in plain.items()}
     content = {
         "kind": kind,
@@ -451,6 +497,8 @@ def _decode_estimator(content: dict[str, Any], tensors: Tensors) -> Any:
         unknown = ", ".join(sorted(parameters.keys() - known))
         raise ValueError(f"its parameters {unknown} are unknown to this version of scikit-learn")
     parameters["activation"] = from_plain(parameters["activation"])
+    for name in _LAYER_KINDS.keys() & parameters.keys():  # older files have neither
+        parameters[name] = layers.from_plain(parameters[name], _LAYER_KINDS[name])
     estimator = cls(**parameters)
     for name, value in content["attributes"].items():
         if hasattr(cls, name) or name in known:
@@ -467,28 +515,40 @@ def _check_estimator(estimator: Any) -> None:
     shapes = [np.shape(W) for W in estimator.coefs_]
     if not shapes or any(len(shape) != 2 or 0 in shape for shape in shapes):
         raise ValueError(f"coefs_ have the shapes {shapes}; pass matrices")
-    sizes = [shapes[0][0], *(outputs for _, outputs in shapes)]
-    wanted = [*pairwise(sizes), *((size,) for size in sizes[1:])]
+    layout = fitted.layout_of(estimator)
+    sizes, wanted = list(layout.layer_sizes), fitted.shapes_of(layout)
+    trained = [shape for part in wanted[:3] for shape in part]
     optimizer = getattr(estimator, "_optimizer", None)
-    groups = {
-        "coefs_ and intercepts_": [*estimator.coefs_, *estimator.intercepts_],
-        "the best coefs_ and intercepts_": [
-            *getattr(estimator, "_best_coefs", estimator.coefs_),
-            *getattr(estimator, "_best_intercepts", estimator.intercepts_),
-        ],
-        **{f"the optimiser's {name}": getattr(optimizer, name, None) for name in ("ms", "vs", "velocities")},
-    }
-    for name, arrays in groups.items():
-        if arrays is not None and [np.shape(array) for array in arrays] != wanted:
-            got = [np.shape(array) for array in arrays]
-            raise ValueError(f"{name} have the shapes {got}, but layers of {sizes} units want {wanted}")
-        if not all(isinstance(array, np.ndarray) and array.dtype.kind in "biuf" for array in arrays or ()):
-            raise TypeError(f"{name} must be numeric arrays")
+    _check_arrays("coefs_ and intercepts_", _learned(estimator, fitted.NAMES[:2]), [*wanted[0], *wanted[1]], sizes)
+    for name, part in zip(fitted.BATCH_NORM, wanted[2:], strict=True):
+        _check_arrays(name, getattr(estimator, name, []), part, sizes)
+    for name, part in zip(fitted.NAMES, wanted, strict=True):
+        _check_arrays(f"the best {name}", getattr(estimator, fitted.best_name(name), None), part, sizes)
+    for name in ("ms", "vs", "velocities"):
+        _check_arrays(f"the optimiser's {name}", getattr(optimizer, name, None), trained, sizes)
     ends = (estimator.n_features_in_, estimator.n_outputs_)
     if ends != (sizes[0], sizes[-1]):
         raise ValueError(f"n_features_in_ and n_outputs_ are {ends}, but the layers have {sizes} units")
-    as_hidden_activations(estimator.activation, len(sizes) - 2)
+    layers.as_dropout(estimator.dropout, layout.n_layers - 1)
+    seed, n_steps = getattr(estimator, "_dropout_state", (0, 0))
+    _counter("dropout's seed", seed, 2**53)
+    _counter("dropout's number of steps", n_steps, 2**48)
     as_activation(estimator.out_activation_, OUTPUT_ACTIVATIONS, "out_activation_")
+
+
+def _learned(estimator: Any, names: Iterable[str]) -> list[Any]:
+    return [array for name in names for array in getattr(estimator, name)]
+
+
+def _check_arrays(name: str, arrays: Any, wanted: list[tuple[int, ...]], sizes: list[int]) -> None:
+    """Refuse what are not numeric arrays of these shapes; None stands for what an estimator need not have."""
+    if arrays is None:
+        return
+    got = [np.shape(array) for array in arrays]
+    if got != wanted:
+        raise ValueError(f"{name} have the shapes {got}, but layers of {sizes} units want {wanted}")
+    if not all(isinstance(array, np.ndarray) and array.dtype.kind in "biuf" for array in arrays):
+        raise TypeError(f"{name} must be numeric arrays")
 
 
 _DECODERS = {

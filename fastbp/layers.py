@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any
+
+import numpy as np
 
 from .ranges import check_range
 
@@ -36,6 +39,8 @@ class BatchNorm:
     def __post_init__(self) -> None:
         check_range("epsilon", self.epsilon, 0, float("inf"), open_low=True, open_high=True)
         check_range("momentum", self.momentum, 0, 1)
+        for name in ("epsilon", "momentum"):
+            object.__setattr__(self, name, float(getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,9 @@ class Dropout:
     def __post_init__(self) -> None:
         hidden: Any = self.hidden
         if isinstance(hidden, Sequence) and not isinstance(hidden, str):
-            object.__setattr__(self, "hidden", tuple(hidden))
-        for p in self.hidden if isinstance(self.hidden, tuple) else (self.hidden,):
+            hidden = tuple(hidden)
+            object.__setattr__(self, "hidden", hidden)
+        for p in hidden if isinstance(hidden, tuple) else (hidden,):
             _check_kept("dropout", p)
         _check_kept("inputs", self.inputs)
 
@@ -93,10 +99,10 @@ def _as_batch_norm(batch_norm: Any) -> BatchNorm | None:
         return BatchNorm(**batch_norm)
     if isinstance(batch_norm, BatchNorm):
         return batch_norm
-    if batch_norm is None or (isinstance(batch_norm, bool) and not batch_norm):
+    if batch_norm is None:
         return None
-    if isinstance(batch_norm, bool):
-        return BatchNorm()
+    if isinstance(batch_norm, bool | np.bool_):
+        return BatchNorm() if batch_norm else None
     raise TypeError(
         f"batch_norm is {batch_norm!r}; pass True, False or an object such as fastbp.BatchNorm(momentum=0.01)"
     )
@@ -120,8 +126,28 @@ def as_dropout(dropout: Any, n_layers: int) -> tuple[float, ...]:
     return (float(dropout.inputs), *(float(p) for p in hidden))
 
 
+def to_plain(value: Any) -> Any:
+    """Return plain data for batch normalisation or dropout as a user gave it, one or a sequence: for files."""
+    if isinstance(value, list | tuple):
+        return type(value)(to_plain(one) for one in value)
+    return asdict(value) if isinstance(value, BatchNorm | Dropout) else value
+
+
+def from_plain(value: Any, kind: type[BatchNorm] | type[Dropout]) -> Any:
+    """Return what `to_plain` was given; a dict is an object of ``kind``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a dict holds what the object does not take.
+    """
+    if isinstance(value, list | tuple):
+        return type(value)(from_plain(one, kind) for one in value)
+    return kind(**value) if isinstance(value, dict) else value
+
+
 def _check_kept(name: str, probability: Any) -> None:
-    is_number = isinstance(probability, int | float) and not isinstance(probability, bool)
+    is_number = isinstance(probability, Real) and not isinstance(probability, bool)
     if not is_number or not 0 < probability <= 1:
         raise ValueError(
             f"{name} is {probability!r}; pass the probability that a unit is kept, in (0, 1] (1 drops nothing), or "

@@ -134,6 +134,19 @@ class Layout:
         """Return the running variance of each layer that is normalised, as views into a flat buffer."""
         return self._vectors(flat, self.variance_offsets)
 
+    def parameters(self, flat: NDArray[Any]) -> list[NDArray[Any]]:
+        """Return all that an optimiser changes, in the buffer's order, as views: weights, biases, gammas."""
+        return [*self.weights(flat), *self.biases(flat), *self.gammas(flat)]
+
+    def running(self, flat: NDArray[Any]) -> list[NDArray[Any]]:
+        """Return what lies behind the parameters, as views: running means, running variances."""
+        return [*self.means(flat), *self.variances(flat)]
+
+    @functools.cached_property
+    def normalized(self) -> list[int]:
+        """Which layers are normalised, counted from 0."""
+        return [layer for layer, norm in enumerate(self.norms) if norm is not None]
+
     def _vectors(self, flat: NDArray[Any], offsets: list[int]) -> list[NDArray[Any]]:
         places = zip(offsets, self.widths, strict=True)
         return [flat[start : start + width] for start, width in places if start != NONE]

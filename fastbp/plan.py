@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from .kernels import (
     activation_function,
     room,
 )
+from .layers import BatchNorm
 from .layout import Layout
 from .losses import is_pair
 
@@ -245,6 +247,39 @@ def prediction_plan(layout: Layout, activations: tuple[ActivationFunction, ...],
     return builder.plan()
 
 
+def check_steps(
+    batch_norm: Sequence[BatchNorm | None], dropout: Sequence[float], batch_size: int, *, sparse: bool
+) -> None:
+    """Refuse steps that batch normalisation or dropout cannot take.
+
+    Parameters
+    ----------
+    batch_norm : sequence of BatchNorm or None
+        For each layer.
+    dropout : sequence of float
+        As for `training_plan`.
+    batch_size : int
+        Samples of a mini-batch.
+    sparse : bool
+        Whether samples come as CSR.
+
+    Raises
+    ------
+    ValueError
+        If mini-batches of one sample are to be normalised, or inputs of sparse samples dropped.
+    """
+    if batch_size == 1 and any(batch_norm):
+        raise ValueError(
+            "mini-batches are of 1 sample, which has no variance for batch_norm to divide by; choose a larger "
+            "batch_size (and pass more than one sample), or leave batch_norm out"
+        )
+    if sparse and any(p < 1 for p in dropout[:1]):
+        raise ValueError(
+            f"X is sparse, and inputs of sparse samples cannot be dropped (dropout has inputs={dropout[0]}); pass "
+            "X.toarray(), or fastbp.Dropout(..., inputs=1)"
+        )
+
+
 def training_plan(
     layout: Layout,
     activations: tuple[ActivationFunction, ...],
@@ -280,10 +315,16 @@ def training_plan(
     Plan
         For ``train_steps``.
 
+    Raises
+    ------
+    ValueError
+        As `check_steps` says.
+
     Notes
     -----
     Cheng algorithm 9.1, Book 4.4.4.
     """
+    check_steps(layout.norms, dropout, batch_size, sparse=data.sparse)
     more = dropout, clips_norm, averages
     return _step_plan(layout, activations, loss, batch_size, data, Op.LINEAR_UPDATE, optimizer, *more)
 

@@ -22,7 +22,9 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOpti
 from threadpoolctl import threadpool_limits
 
 from .data import as_features, is_sparse, n_samples
+from .fitted import arrays_of, by_name, layout_of
 from .kernels import Buffers, Loss
+from .layers import as_dropout
 from .layout import Layout
 from .optimizers import SGD, Adam, Optimizer
 from .pace import Pace
@@ -40,14 +42,17 @@ class Epochs:
     """Epochs of an estimator's stochastic solver over the kernels."""
 
     def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any) -> None:
-        estimator.coefs_, estimator.intercepts_ = _as_list(estimator.coefs_), _as_list(estimator.intercepts_)
-        self.estimator, layout = estimator, estimator._layout()
-        self.parameters = estimator._parameters(layout)
+        self.estimator, self.layout = estimator, layout_of(estimator)
+        layout = self.layout
+        self.parameters = arrays_of(estimator, layout)
+        for name in by_name(layout, self.parameters):
+            setattr(estimator, name, _as_list(getattr(estimator, name)))
         dtype = kernel_dtype(X, self.parameters)
         self.is_checked = not estimator._checks_while_fitting(X)
         data = as_features(X, dtype, layout.layer_sizes[0], check=False)
         self.n_samples = n = n_samples(data)
-        self.batch_size = _batch_size(estimator.batch_size, n)
+        _warn_if_clipped(estimator.batch_size, n)
+        self.batch_size = batch_size_for(estimator.batch_size, n)
         self.order = np.arange(n, dtype=int)
         data.update(_targets(y, dtype, layout.layer_sizes[-1], estimator.out_activation_))
         self.weights = None if sample_weight is None else np.asarray(sample_weight, np.float64)
@@ -55,16 +60,20 @@ class Epochs:
         length = n if estimator.batch_size == "auto" else np.int64(self.batch_size)  # as NumPy's clip returns it
         self.loss_type = type(loss_of_one(estimator, y, sample_weight, dtype) * length)
         self.flat = as_flat(self.parameters, dtype)
-        self.moments = _moments(estimator._optimizer, self.parameters, dtype)
+        self.moments = _moments(estimator._optimizer, layout.parameters(self.flat), dtype)
         self.rule = _as_rule(estimator._optimizer)
+        self.dropout = as_dropout(estimator.dropout, layout.n_layers - 1)
         self.run_ = self._make_run(data)
+        self.random_state = None if self.is_checked else estimator._random_state.get_state(legacy=False)
+        if any(p < 1 for p in self.dropout) and not hasattr(estimator, "_dropout_state"):
+            estimator._dropout_state = int(estimator._random_state.randint(2**53, dtype=np.int64)), 0
 
     def _make_run(self, data: dict[str, NDArray[Any]]) -> Run:
-        estimator = self.estimator
-        backend, layout = estimator._kernels(), estimator._layout()
+        estimator, layout = self.estimator, self.layout
+        backend = estimator._kernels()
         form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size), self.is_checked)
         codes = estimator._activations(layout, self.flat.dtype), estimator._loss_code()
-        plan = training_plan(layout, *codes, self.rule.rule, self.batch_size, form)
+        plan = training_plan(layout, *codes, self.rule.rule, self.batch_size, form, dropout=self.dropout)
         state = {"params": self.flat, **self.moments}
         n_threads = threads_for(estimator.n_threads, plan.flops)
         buffers = run_buffers(plan, backend, data, state, n_threads, _take_workspace())
@@ -80,29 +89,32 @@ class Epochs:
     def run(self) -> Any:
         """Run one epoch and return its loss."""
         estimator = self.estimator
-        random_state = None if self.is_checked else estimator._random_state.get_state(legacy=False)
         if estimator.shuffle:
             self.order = _shuffled(self.order, estimator._random_state)
         weights = None if self.weights is None else self.weights[self.order]
         n_steps = -(-self.n_samples // self.batch_size)
         t = getattr(estimator._optimizer, "t", 0)
         scales = batch_scales(self.n_samples, self.batch_size, weights)
-        table = make_table(n_steps, scales, {"l2": estimator.alpha}, self._rates(t, n_steps))
+        seed, first = getattr(estimator, "_dropout_state", (0, 0))
+        masks = {"seed": seed, "number": first + np.arange(n_steps)}
+        table = make_table(n_steps, scales, {"l2": estimator.alpha}, self._rates(t, n_steps), masks)
         try:
             self.run_.steps(self.order, table)
         except NonFinite:
             self.run_.discard()
             self.run_.losses[:] = 0
-            estimator._random_state.set_state(random_state)
+            estimator._random_state.set_state(self.random_state)
             raise
         finally:
             done = self.run_.n_done
+            if hasattr(estimator, "_dropout_state"):
+                estimator._dropout_state = seed, first + done
             if isinstance(estimator._optimizer, AdamOptimizer) and done:
                 estimator._optimizer.t = t + done
                 estimator._optimizer.learning_rate = table["rate"][done - 1]
         data_loss, penalty, _ = self.run_.losses.tolist()
         if estimator.loss == "squared_error":  # scikit-learn's loss is the mean over the outputs, its gradient the sum
-            data_loss /= estimator._layout().layer_sizes[-1]
+            data_loss /= self.layout.layer_sizes[-1]
         return self.loss_type((data_loss + penalty) / self.n_samples)
 
     def _rates(self, t: int, n_steps: int) -> dict[str, Any]:
@@ -120,9 +132,10 @@ class Epochs:
     def store(self) -> None:
         """Write parameters and moments back to where the estimator keeps them."""
         self.run_.sync()
-        layout = self.estimator._layout()
-        for flat, arrays in ((self.flat, self.parameters), *self._moment_arrays()):
-            views = [*layout.weights(flat), *layout.biases(flat)]
+        layout = self.layout
+        learned = [*layout.parameters(self.flat), *layout.running(self.flat)]
+        moments = [(layout.parameters(flat), arrays) for flat, arrays in self._moment_arrays()]
+        for views, arrays in ((learned, self.parameters), *moments):
             for position, (array, view) in enumerate(zip(arrays, views, strict=True)):
                 if np.may_share_memory(array, view):
                     continue
@@ -130,8 +143,8 @@ class Epochs:
                     np.copyto(array, view, casting="same_kind")
                 else:  # memory-mapped: the estimator gets an array of its own
                     arrays[position] = view.astype(array.dtype)
-        self.estimator.coefs_[:] = self.parameters[: layout.n_layers]
-        self.estimator.intercepts_[:] = self.parameters[layout.n_layers :]
+        for name, arrays in by_name(layout, self.parameters).items():
+            getattr(self.estimator, name)[:] = arrays
 
     def _moment_arrays(self) -> list[tuple[NDArray[Any], list[NDArray[Any]]]]:
         optimizer = self.estimator._optimizer
@@ -381,12 +394,14 @@ def _keep_workspace(buffers: Buffers) -> None:
         _spare_workspaces[:] = [{"work": buffers.work, "scratch": buffers.scratch}]
 
 
-def _batch_size(batch_size: int | str, n: int) -> int:
-    """Return the size of the mini-batches, clipped to the number of samples with scikit-learn's warning."""
-    if batch_size == "auto":
-        return min(200, n)
-    if int(batch_size) > n:
+def batch_size_for(batch_size: int | str, n: int) -> int:
+    """Return the size of the mini-batches, clipped to the number of samples."""
+    return min(200 if batch_size == "auto" else int(batch_size), n)
+
+
+def _warn_if_clipped(batch_size: int | str, n: int) -> None:
+    """Warn in scikit-learn's words where there are too few samples for a mini-batch."""
+    if batch_size != "auto" and int(batch_size) > n:
         warnings.warn(
             "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
         )
-    return min(int(batch_size), n)

@@ -251,29 +251,14 @@ class Trainer(Fixed):
             if self.n_steps == 0 and self.average.size:
                 self.average[...] = self.network.parameters
             run = self._run(data, workspace, not on_the_way)
-            rewind = self._rewind()
             state = TrainingState(self, int(epochs), step=self.n_steps, validation_data=validation_data)
             for callback in callbacks:
                 callback.on_train_begin(state)
                 ends.callback(callback.on_train_end, state)
-            try:
+            with self._undoing(run, state, X):
                 while state.epoch < epochs and not state.stop_training:
                     self._epoch(run, state, callbacks, shuffle, alpha, reduction, validation)
-            except KeyboardInterrupt:
-                warnings.warn("Training interrupted by user.", stacklevel=2)
-            except ZeroDivisionError:
-                if state.epoch == 1:
-                    rewind()
-                raise
-            except NonFinite:
-                run.discard()
-                rewind()
-                as_features(X, self.network.dtype)  # says what is wrong
-                raise
-            finally:
-                run.sync(self._moments_are_known)
-                self._last = run.without_data() if run.has_moments else None
-        if not np.isfinite(self.network.parameters).all():
+        if not np.isfinite(self.network.buffer).all():
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
                 "preprocessed."
@@ -345,6 +330,27 @@ class Trainer(Fixed):
     def seed(self) -> int:
         """Seed of dropout's masks: they follow from it, from the steps done and from the unit."""
         return self._seed
+
+    @contextmanager
+    def _undoing(self, run: Run, state: TrainingState, X: Any) -> Iterator[None]:
+        """Undo the epochs inside where they are refused half-way; bring home what they learned where they are not."""
+        rewind = self._rewind()
+        try:
+            yield
+        except KeyboardInterrupt:
+            warnings.warn("Training interrupted by user.", stacklevel=4)  # where fit was called
+        except ZeroDivisionError:
+            if state.epoch == 1:
+                rewind()
+            raise
+        except NonFinite:
+            run.discard()
+            rewind()
+            as_features(X, self.network.dtype)  # says what is wrong
+            raise
+        finally:
+            run.sync(self._moments_are_known)
+            self._last = run.without_data() if run.has_moments else None
 
     def averaged(self) -> Network:
         """Return a copy of the network that has the moving average of the parameters for its own.

@@ -52,6 +52,9 @@ AXES: dict[str, tuple[Any, ...]] = {
     "hidden_layer_sizes": ((5,), (), (1,), (16, 9), (33, 8, 3)),
 }
 
+OWN = frozenset({"batch_norm", "dropout", "backend", "n_threads", "progress"})
+"""Parameters that scikit-learn's estimators do not have."""
+
 TOLERANCES = {"float64": 1e-9, "float32": 1e-3, "float64 lbfgs": 1e-6, "float32 lbfgs": 1e-3}
 """The largest difference allowed, divided by the largest magnitude of its array."""
 
@@ -303,8 +306,7 @@ def look_at(estimator: Any, seen: Observation) -> None:
     for name in ("coefs_", "intercepts_"):
         for layer, array in enumerate(getattr(estimator, name, [])):
             seen.arrays[f"{name}{layer}"] = array
-    own = {"backend", "n_threads", "progress"}
-    seen.attributes = {name: kind_of(value) for name, value in vars(estimator).items() if name not in own}
+    seen.attributes = {name: kind_of(value) for name, value in vars(estimator).items() if name not in OWN}
 
 
 def look_at_predictions(estimator: Any, X: Any, seen: Observation) -> None:

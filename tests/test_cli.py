@@ -351,6 +351,35 @@ def test_every_kind_can_be_inspected(kind: str, fastbp_: Shell) -> None:
         assert found["training"]["steps_done"] == 0
 
 
+def test_inspect_shows_what_stands_between_layers(fastbp_: Shell) -> None:
+    dropout = fastbp.Dropout([1, 0.5], inputs=0.8)
+    net = fastbp.Network((4, 5, 6, 3), ["tanh", fastbp.Maxout(3)], batch_norm=[True, None], dropout=dropout)
+    fastbp.save(net, "m")
+    text, found = fastbp_("inspect", "m"), json.loads(fastbp_("inspect", "m", "--json"))
+    assert re.search(r"1 +4 +5 +batch norm, tanh +30\n", text)
+    assert re.search(r"2 +5 +6 +maxout of 3 pieces, dropout \(kept with probability 0\.5\) +108\n", text)
+    assert "an input is kept with probability 0.8" in text
+    assert [layer["parameters"] for layer in found["layers"]] == [4 * 5 + 2 * 5, 5 * 18 + 18, 6 * 3 + 3]
+    assert found["n_parameters"] == net.parameters.size
+    assert found["inputs_kept"] == 0.8
+    assert found["layers"][0]["batch_norm"] == {"epsilon": 1e-5, "momentum": 0.1}
+    assert (found["layers"][1]["pieces"], found["layers"][1]["kept"]) == (3, 0.5)
+
+
+def test_train_with_batch_norm_dropout_and_maxout(fastbp_: Shell, iris: Path) -> None:
+    options = ("--batch-norm", "--dropout", 0.9, "--activation", "maxout", "--hidden", "20,10", "--learning-rate", 0.01)
+    out = fastbp_("train", iris, "--target", "species", "--epochs", 60, *options)
+    assert "8-20-10-3, maxout, batch norm, dropout (kept with probability 0.9), float32" in out
+    score = re.search(r"accuracy (\d\.\d+)", out)
+    assert float(score[1]) > 0.8  # type: ignore[index]
+    model = io.load("model.safetensors")
+    assert (model.batch_norm, model.dropout, model.activation) == (True, 0.9, "maxout")
+    found = json.loads(fastbp_("inspect", "model.safetensors", "--json"))
+    assert [layer["parameters"] for layer in found["layers"]] == [8 * 40 + 80, 20 * 20 + 40, 33]
+    predicted = fastbp_("predict", "model.safetensors", iris)
+    assert len(read_csv(predicted)) == 150
+
+
 def test_a_damaged_model_file_is_refused(fastbp_: Shell, model: Path, iris: Path) -> None:
     content = bytearray(model.read_bytes())
     content[-5] ^= 1
@@ -386,6 +415,13 @@ def test_a_damaged_model_file_is_refused(fastbp_: Shell, model: Path, iris: Path
         ("train iris.csv --target species --alpha -1", "wanted a number of at least 0"),
         ("train iris.csv --target species --test-fraction 1", "at least 0 and less than 1"),
         ("train iris.csv --target species --optimizer lion", "invalid choice: 'lion'"),
+        ("train iris.csv --target species --dropout 0", "got '0', wanted a probability greater than 0 and at most 1"),
+        ("train iris.csv --target species --dropout 1.1", "wanted a probability greater than 0 and at most 1"),
+        ("train iris.csv --target species --dropout nan", "wanted a probability greater than 0 and at most 1"),
+        ("train iris.csv --target species --dropout some", "wanted a probability greater than 0 and at most 1"),
+        ("train iris.csv --target species --batch-norm --optimizer lbfgs", "choose solver='adam' or solver='sgd'"),
+        ("train iris.csv --target species --dropout 0.5 --optimizer lbfgs", "choose solver='adam' or solver='sgd'"),
+        ("train iris.csv --target species --batch-norm --batch-size 1", "choose a larger batch_size"),
         ("train broken.csv --target x", "broken.csv cannot be read as CSV"),
         ("train broken.parquet --target x", "broken.parquet cannot be read as Parquet"),
         ("train broken.npz --target x", "broken.npz cannot be read as a .npz file"),

@@ -448,8 +448,7 @@ def test_clone_is_untrained_and_trains_alike(compiled: str) -> None:
 def test_state_holds_nothing_compiled(solver: str, compiled: str) -> None:
     """Everything that an estimator keeps is scikit-learn's, NumPy's or Python's own."""
     ours, theirs = (classifier(library, solver=solver).fit(X, Y) for library in (fastbp, sklearn.neural_network))
-    own = {"backend", "n_threads", "progress"}
-    kinds = {name: parity.kind_of(value) for name, value in vars(ours).items() if name not in own}
+    kinds = {name: parity.kind_of(value) for name, value in vars(ours).items() if name not in parity.OWN}
     assert kinds == {name: parity.kind_of(value) for name, value in vars(theirs).items()}
 
 
@@ -460,7 +459,7 @@ def test_to_and_from_sklearn(make: Callable[..., Any], solver: str, compiled: st
     ours = make(fastbp, solver=solver, n_threads=2).fit(X, y)
     theirs = ours.to_sklearn()
     assert type(theirs).__module__.startswith("sklearn.")
-    assert not {"backend", "n_threads", "progress"} & vars(theirs).keys()
+    assert not parity.OWN & vars(theirs).keys()
     back = type(ours).from_sklearn(theirs, backend=compiled, n_threads=2)
     assert (back.backend, back.n_threads) == (compiled, 2)
     for model in (theirs, back):
@@ -547,8 +546,10 @@ def test_an_epsilon_that_rounds_to_zero(batch_size: int, agree: Agree) -> None:
 def test_signature_and_tags(name: str) -> None:
     ours, theirs = getattr(fastbp, name), getattr(sklearn.neural_network, name)
     own, plain = (list(inspect.signature(cls).parameters.values()) for cls in (ours, theirs))
-    assert [(p.name, p.kind, p.default) for p in own[:-3]] == [(p.name, p.kind, p.default) for p in plain]
-    assert [(p.name, p.kind, p.default) for p in own[-3:]] == [
+    assert [(p.name, p.kind, p.default) for p in own[:-5]] == [(p.name, p.kind, p.default) for p in plain]
+    assert [(p.name, p.kind, p.default) for p in own[-5:]] == [
+        ("batch_norm", inspect.Parameter.KEYWORD_ONLY, False),
+        ("dropout", inspect.Parameter.KEYWORD_ONLY, None),
         ("backend", inspect.Parameter.KEYWORD_ONLY, "auto"),
         ("n_threads", inspect.Parameter.KEYWORD_ONLY, None),
         ("progress", inspect.Parameter.KEYWORD_ONLY, False),

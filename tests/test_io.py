@@ -82,6 +82,52 @@ def test_a_network_comes_back_bit_for_bit(
     assert_same(copy.predict(X), net.predict(X))
 
 
+BETWEEN_LAYERS: dict[str, dict[str, Any]] = {
+    "batch norm": {"batch_norm": True},
+    "of one layer": {"batch_norm": [None, fastbp.BatchNorm(epsilon=0.1, momentum=np.float32(0.3))]},
+    "dropout": {"dropout": 0.5},
+    "of inputs": {"dropout": fastbp.Dropout([0.5, 1], inputs=0.9)},
+    "maxout": {"hidden_activation": "maxout", "output": "maxout"},
+    "all": {"hidden_activation": [fastbp.Maxout(3), "relu"], "batch_norm": True, "dropout": [0.5, np.float64(0.7)]},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", BETWEEN_LAYERS)
+def test_what_stands_between_layers_comes_back(name: str, dtype: str, tmp_path: Path) -> None:
+    options = {"output": "identity", **BETWEEN_LAYERS[name]}
+    net = fastbp.Network((5, 6, 4, 2), dtype=dtype, random_state=2, **options)
+    trainer = fastbp.Trainer(net, loss="squared_error", batch_size=7, average_decay=0.9, random_state=3)
+    trainer.fit(X, TARGETS, epochs=2)
+    for model in (net, trainer):
+        fastbp.save(model, tmp_path / "model")
+        copy = fastbp.load(tmp_path / "model")
+        fastbp.save(copy, tmp_path / "again")
+        assert (tmp_path / "again").read_bytes() == (tmp_path / "model").read_bytes()
+        network = getattr(copy, "network", copy)
+        assert network.spec() == net.spec()
+        assert_same(network.buffer, net.buffer)
+        assert_same(network.predict(X), net.predict(X))
+    histories = [each.fit(X, TARGETS, epochs=2) for each in (trainer, copy)]
+    assert_same(histories[1].loss, histories[0].loss)
+    for array in ("m", "v", "average"):
+        assert_same(getattr(copy, array), getattr(trainer, array))
+    assert_same(copy.network.buffer, net.buffer)
+
+
+def test_parts_of_batch_normalisation_are_tensors_of_their_own(tmp_path: Path) -> None:
+    net = fastbp.Network((3, 4, 5, 2), batch_norm=[None, True], random_state=0)
+    fastbp.Trainer(net, random_state=0).fit(np.eye(3), [0, 1, 0])
+    fastbp.save(net, tmp_path / "net")
+    tensors = load_file(tmp_path / "net")
+    for name, vector in {
+        "gammas.1": net.gammas[0],
+        "running_means.1": net.running_means[0],
+        "running_variances.1": net.running_variances[0],
+    }.items():
+        assert_same(tensors[name], vector)
+
+
 OPTIMIZERS = {
     "sgd": fastbp.SGD(0.05),
     "momentum": fastbp.SGD(0.05, momentum=0.8),
@@ -198,6 +244,18 @@ ESTIMATORS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "many outputs": lambda: (regressor().fit(X, TARGETS), TARGETS),
     "poisson": lambda: (regressor(loss="poisson").fit(X, X[:, 0] ** 2), X[:, 0] ** 2),
     "regression by lbfgs": lambda: (regressor(solver="lbfgs").fit(X, TARGETS), TARGETS),
+    "batch norm": lambda: (classifier(batch_norm=True).fit(X, LABELS), LABELS),
+    "batch norm by sgd": lambda: (
+        classifier(batch_norm=[fastbp.BatchNorm(0.1), False], hidden_layer_sizes=(4, 3), solver="sgd").fit(X, LABELS),
+        LABELS,
+    ),
+    "batch norm, early stopping": lambda: (
+        classifier(batch_norm=(True,), early_stopping=True, max_iter=9, n_iter_no_change=2).fit(X, LABELS),
+        LABELS,
+    ),
+    "dropout": lambda: (sequence(classifier(dropout=fastbp.Dropout([0.5], inputs=0.8)), LABELS), LABELS),
+    "maxout": lambda: (regressor(activation=fastbp.Maxout(3)).fit(X, TARGETS), TARGETS),
+    "maxout by lbfgs": lambda: (regressor(activation="maxout", solver="lbfgs").fit(X, TARGETS), TARGETS),
     "regression, float32": lambda: (regressor().fit(X.astype(np.float32), TARGETS), TARGETS),
 }
 
@@ -235,6 +293,7 @@ def test_a_fit_on_the_global_random_state_goes_on_alike(tmp_path: Path) -> None:
         classifier(),
         regressor(random_state=np.random.RandomState(1)),
         classifier(hidden_layer_sizes=np.array([3, 2]), alpha=0.5, backend="numpy"),
+        regressor(batch_norm=[fastbp.BatchNorm(momentum=0.5)], dropout=fastbp.Dropout((0.5,), inputs=0.5)),
     ],
 )
 def test_an_unfitted_estimator_comes_back_with_its_parameters(estimator: Any, tmp_path: Path) -> None:
@@ -542,6 +601,104 @@ def test_a_forged_estimator_is_refused(change: Any, message: str, tmp_path: Path
     forge(tmp_path / "estimator", change, classifier().fit(X, LABELS))
     with pytest.raises(ModelFileError, match=message):
         fastbp.load(tmp_path / "estimator")
+
+
+def without(*keys: str) -> Callable[[dict[str, Any], dict[str, np.ndarray]], None]:
+    """Take a tensor out, or what stands in the content behind several keys."""
+
+    def change(content: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+        place: Any = tensors if len(keys) == 1 else content
+        for key in keys[:-1]:
+            place = place[key]
+        del place[keys[-1]]
+
+    return change
+
+
+KEPT = {"hidden": [0.5, 0.5], "inputs": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("gammas.0"), "KeyError: 'gammas.0'"),
+        (without("running_variances.1"), "KeyError: 'running_variances.1'"),
+        (tensor("gammas.0", np.ones(7, np.float32)), "gammas.0 has shape"),
+        (tensor("running_means.1", np.ones(12)), "running_means.1 has dtype float64"),
+        (without("network", "batch_norm"), "there is gammas.0, but the arch"),
+        (set_in("network", "batch_norm", value=[None, {}]), "there is gammas.0, but the architecture does not normal"),
+        (set_in("network", "batch_norm", value=[{}]), "batch_norm has 1 entries"),
+        (set_in("network", "batch_norm", value=[{"epsilon": -1}] * 2), "epsilon is -1"),
+        (set_in("network", "batch_norm", value=[{"beta": 1}] * 2), "TypeError"),
+        (set_in("network", "batch_norm", value="all"), "TypeError: batch_norm is 'all'"),
+        (set_in("network", "dropout", value={**KEPT, "hidden": [0.5, 1.5]}), "dropout is 1.5"),
+        (set_in("network", "dropout", value={**KEPT, "hidden": [0.5]}), "dropout has 1 probabilities"),
+        (set_in("network", "dropout", value={**KEPT, "inputs": 0}), "inputs is 0"),
+        (set_in("network", "dropout", value={"p": 1}), "TypeError"),
+        (set_in("network", "hidden_activation", value={"name": "maxout", "k": 2}), "weights.0 has shape .* wants"),
+        (set_in("network", "hidden_activation", value={"name": "maxout", "k": 10**12}), "weights.0 has shape .* wants"),
+        (set_in("network", "hidden_activation", value={"name": "maxout", "k": 1}), "k is 1"),
+        (set_in("network", "hidden_activation", value={"name": "maxout", "k": "3"}), "k is '3'"),
+        (set_in("network", "hidden_activation", value="relu"), "weights.0 has shape"),
+        (set_in("trainer", "dict", "seed", value=-1), "seed is -1"),
+        (set_in("trainer", "dict", "seed", value=2**53), "seed is 9007199254740992"),
+        (set_in("trainer", "dict", "seed", value=1.5), "seed is 1.5"),
+        (tensor("m.gammas.1", np.ones(3, np.float32)), "m.gammas.1 has shape"),
+    ],
+)
+def test_forged_layers_are_refused(change: Any, message: str, tmp_path: Path) -> None:
+    net = fastbp.Network((3, 4, 4, 2), fastbp.Maxout(3), batch_norm=True, dropout=0.5, random_state=0)
+    forge(tmp_path / "trainer", change, fastbp.Trainer(net, random_state=0))
+    with pytest.raises(ModelFileError, match=f"does not describe a model of fastbp .*{message}"):
+        fastbp.load(tmp_path / "trainer")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("attributes", "batch_norm_scales_"), "batch_norm_scales_ have"),
+        (without("attributes", "batch_norm_means_"), "batch_norm_means_ have"),
+        (tensor("batch_norm_variances_.0", np.ones(6)), "batch_norm_variances_ have the shapes"),
+        (tensor("_best_batch_norm_scales.0", np.ones(6)), "the best batch_norm_scales_ have the shapes"),
+        (tensor("_optimizer.ms.4", np.ones(6)), "the optimiser's ms have the shapes"),
+        (set_in("parameters", "batch_norm", value=False), "batch_norm_scales_ have the shapes"),
+        (set_in("parameters", "batch_norm", value="yes"), "TypeError: batch_norm is 'yes'"),
+        (set_in("parameters", "batch_norm", value={"dict": {"eps": 1}}), "TypeError"),
+        (set_in("parameters", "dropout", value=1.5), "dropout is 1.5"),
+        (set_in("parameters", "dropout", value={"dict": {"hidden": 0.5, "inputs": -1}}), "inputs is -1"),
+        (set_in("parameters", "activation", value="relu"), "n_features_in_ and n_outputs_ are|have the shapes"),
+        (set_in("attributes", "_dropout_state", value={"tuple": [2**60, 0]}), "dropout's seed is"),
+        (set_in("attributes", "_dropout_state", value={"tuple": [1, -1]}), "dropout's number of steps is -1"),
+        (set_in("attributes", "_dropout_state", value=3), "TypeError"),
+    ],
+)
+def test_forged_layers_of_an_estimator_are_refused(change: Any, message: str, tmp_path: Path) -> None:
+    estimator = classifier(activation="maxout", batch_norm=True, dropout=0.5).fit(X, LABELS)
+    forge(tmp_path / "estimator", change, estimator)
+    with pytest.raises(ModelFileError, match=message):
+        fastbp.load(tmp_path / "estimator")
+
+
+def test_files_from_before_there_was_any_of_it_load(tmp_path: Path) -> None:
+    """Such files name no batch normalisation, no dropout and no seed."""
+
+    def age(content: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+        for name in ("batch_norm", "dropout"):
+            content.get("network", {}).pop(name, None)
+            content.get("parameters", {}).pop(name, None)
+        if "trainer" in content:
+            del content["trainer"]["dict"]["seed"]
+
+    trainer = fastbp.Trainer(fastbp.Network((5, 4, 3), random_state=0), random_state=0)
+    for model in (trainer, classifier().fit(X, LABELS)):
+        forge(tmp_path / "model", age, model)
+        copy = fastbp.load(tmp_path / "model")
+        for each in (model, copy):
+            each.fit(X, LABELS)
+        if model is trainer:
+            assert_same(copy.network.parameters, model.network.parameters)
+        else:
+            assert_same(copy, model)
 
 
 @pytest.mark.parametrize("position", [-1, 625, 2**40, "1", None])

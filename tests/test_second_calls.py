@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import parity
 import pytest
 import scipy.sparse
 from hypothesis import given
@@ -73,7 +74,7 @@ LABELS: dict[str, Callable[[NDArray[Any]], Any]] = {
 
 
 def state(model: Any) -> Any:
-    own = {"random_state", "_random_state", "_optimizer", "_label_binarizer", "backend", "n_threads", "progress"}
+    own = {"random_state", "_random_state", "_optimizer", "_label_binarizer", *parity.OWN}
     return {name: value for name, value in vars(model).items() if name not in own}
 
 
