@@ -469,18 +469,12 @@ def _where(values: dict[str, Any], module: ModuleType) -> Where:
 
 def _check_forward(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     _check_activation(values, sizes, module)
-    _refuse_custom(values)
+    _refuse_custom(values, "linear_forward")
 
 
-def _refuse_custom(values: dict[str, Any]) -> None:
+def _refuse_custom(values: dict[str, Any], operation: str) -> None:
     if values["activation"]["code"][0] == Activation.CUSTOM:
-        raise ValueError("this operation takes no custom activation; pass 'identity', and the result to activate")
-
-
-def _check_forward(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
-    _check_activation(values, sizes, module)
-    if values["activation"]["code"][0] == Activation.CUSTOM:
-        raise ValueError("linear_forward takes no custom activation; pass 'identity', and the result to activate")
+        raise ValueError(f"{operation} takes no custom activation; pass 'identity', and the result to activate")
 
 
 def _check_alone(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
@@ -560,7 +554,7 @@ def _check_batch_norm(values: dict[str, Any], sizes: dict[str, int], module: Mod
 
 def _check_normalize(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     _check_alone(values, sizes, module)
-    _refuse_custom(values)
+    _refuse_custom(values, "batch normalisation")
     check_epsilon("batch normalisation", values["epsilon"])
 
 
