@@ -366,18 +366,23 @@ def as_initializers(initializer: Any, n_layers: int) -> list[Initializer]:
 def draw_layers(
     initializers: list[Initializer],
     shapes: list[tuple[int, int]],
+    pieces: list[int],
     hidden_activations: list[str],
     random_state: np.random.RandomState,
     dtype: np.dtype[Any],
 ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Draw the weights and biases of all layers in float64, from the first layer up, and round them.
 
+    The pieces of maxout units are linear layers side by side, each drawn like any other.
+
     Parameters
     ----------
     initializers : list of Initializer
         One for each layer.
     shapes : list of (int, int)
-        Inputs and outputs of each layer.
+        Inputs and units of each layer.
+    pieces : list of int
+        How many each unit of a layer has; 1: it is no maxout unit.
     hidden_activations : list of str
         Names, at least as many as layers.
     random_state : numpy.random.RandomState
@@ -386,7 +391,7 @@ def draw_layers(
     Returns
     -------
     list of (W, b)
-        Arrays of shape (inputs, outputs) and (outputs,).
+        Arrays of shape (inputs, units times pieces) and (units times pieces,).
 
     Raises
     ------
@@ -394,16 +399,25 @@ def draw_layers(
         If what was drawn has another shape, or is not finite in the dtype.
     """
     drawn = []
-    for number, (initializer, shape) in enumerate(zip(initializers, shapes, strict=True), 1):
+    for number, (initializer, shape, n_pieces) in enumerate(zip(initializers, shapes, pieces, strict=True), 1):
         layer = Layer(*shape, hidden_activations[number - 1])
-        with np.errstate(over="ignore"):
-            W, b = (np.asarray(values).astype(dtype) for values in initializer.draw_layer(layer, random_state))
-        if (W.shape, b.shape) != (shape, shape[1:]):
-            raise ValueError(f"{initializer!r} drew shapes {W.shape} and {b.shape}; layer {number} needs {shape}")
-        if not (np.isfinite(W).all() and np.isfinite(b).all()):
-            raise ValueError(f"{initializer!r} drew values for layer {number} that are not finite in {dtype}")
-        drawn.append((W, b))
+        parts = [_draw_layer(initializer, layer, number, random_state, dtype) for _ in range(n_pieces)]
+        drawn.append((np.hstack([W for W, _ in parts]), np.hstack([b for _, b in parts])))
     return drawn
+
+
+def _draw_layer(
+    initializer: Initializer, layer: Layer, number: int, random_state: np.random.RandomState, dtype: np.dtype[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Draw a layer, or a piece of one, and check what was drawn."""
+    shape = layer[:2]
+    with np.errstate(over="ignore"):
+        W, b = (np.asarray(values).astype(dtype) for values in initializer.draw_layer(layer, random_state))
+    if (W.shape, b.shape) != (shape, shape[1:]):
+        raise ValueError(f"{initializer!r} drew shapes {W.shape} and {b.shape}; layer {number} needs {shape}")
+    if not (np.isfinite(W).all() and np.isfinite(b).all()):
+        raise ValueError(f"{initializer!r} drew values for layer {number} that are not finite in {dtype}")
+    return W, b
 
 
 def as_random_state(random_state: Any) -> np.random.RandomState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -218,7 +219,8 @@ class Network(Fixed):
         hidden = [function.name for function in self.functions[:-1]]
         hidden = hidden or [getattr(self.hidden_activation, "name", self.hidden_activation)]
         names = [*hidden, hidden[-1]]  # the output layer is drawn for the last one's
-        drawn = draw_layers(initializers, self.layout.shapes, names, generator, self.dtype)
+        shapes, pieces = list(pairwise(self.layer_sizes)), [function.pieces for function in self.functions]
+        drawn = draw_layers(initializers, shapes, pieces, names, generator, self.dtype)
         if not self.parameters.flags.writeable:
             raise ValueError("the network's parameters are read-only; set network.parameters.flags.writeable = True")
         for layer, (W, b) in enumerate(drawn):

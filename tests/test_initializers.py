@@ -283,3 +283,13 @@ def test_initializers_cannot_be_changed_and_can_be_copied() -> None:
         assert pickle.loads(pickle.dumps(made)) == made
     assert repr(Normal(0.1)) == "Normal(bias=0.0, std=0.1)"
     assert GlorotNormal() != GlorotUniform()
+
+
+@pytest.mark.source("S11", "Cheng table 2")
+def test_pieces_of_maxout_units_are_drawn_as_layers_of_their_own() -> None:
+    """The variance goes by a piece's outputs, which are the units', not by all pieces' together."""
+    net = fastbp.Network((300, 200, 3), fastbp.Maxout(4), dtype="float64", initializer="glorot_normal", random_state=0)
+    W = net.weights[0]
+    assert W.shape == (300, 800)
+    assert W.std() == pytest.approx(np.sqrt(2 / 500), rel=0.01)
+    assert np.abs(np.corrcoef(W[:, :200].ravel(), W[:, 200:400].ravel())[0, 1]) < 0.02
