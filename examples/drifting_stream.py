@@ -32,11 +32,12 @@ def stream(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np
 def follow(X: NDArray[np.float64], d: NDArray[np.float64], mu: float, every: int) -> NDArray[np.float64]:
     """Learn from each sample in turn; return the weights after every ``every`` samples."""
     net = fastbp.Network((2, 1), output="identity", bias=False, dtype="float64", initializer="zeros")
-    trainer = fastbp.Trainer(net, loss="squared_error", optimizer="sgd", learning_rate=mu, batch_size=1)
+    trainer = fastbp.Trainer(net, loss="squared_error", optimizer="sgd", learning_rate=mu)
     weights = []
-    for start in range(0, len(d), every):
-        trainer.fit(X[start : start + every], d[start : start + every], shuffle=False)
-        weights.append(net.weights[0][:, 0].copy())
+    for sample, (x, wanted) in enumerate(zip(X, d, strict=True), start=1):
+        trainer.step(x, wanted)
+        if sample % every == 0:
+            weights.append(net.weights[0][:, 0].copy())
     return np.array(weights)
 
 

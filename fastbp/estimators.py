@@ -231,7 +231,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
 
     def _draw_pieces(self, layer_units: Any, dtype: Any) -> None:
         """Draw the further pieces of maxout layers, after all that scikit-learn draws, beside the first ones."""
-        for layer, activation in enumerate(as_hidden_activations(self.activation, len(layer_units) - 2)):
+        for layer, activation in enumerate(as_hidden_activations(self._compiled_activation(), len(layer_units) - 2)):
             fans = layer_units[layer], layer_units[layer + 1]
             more = [self._init_coef(*fans, dtype) for _ in range(activation.pieces - 1)]
             if more:

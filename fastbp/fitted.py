@@ -26,7 +26,7 @@ def best_name(name: str) -> str:
 def layout_of(estimator: Any) -> Layout:
     """Return the layout of a fitted estimator: its ``coefs_`` tell the sizes, its parameters the rest."""
     shapes = [np.shape(W) for W in estimator.coefs_]
-    pieces = [one.pieces for one in as_hidden_activations(estimator.activation, len(shapes) - 1)]
+    pieces = [one.pieces for one in as_hidden_activations(estimator._compiled_activation(), len(shapes) - 1)]
     units = [shape[-1] // k for shape, k in zip(shapes, (*pieces, 1), strict=True)]
     return layout_for(estimator, (shapes[0][0], *units))
 
@@ -34,7 +34,7 @@ def layout_of(estimator: Any) -> Layout:
 def layout_for(estimator: Any, layer_sizes: tuple[int, ...]) -> Layout:
     """Return the layout of layers of these sizes with an estimator's activations and batch normalisation."""
     n_hidden = len(layer_sizes) - 2
-    pieces = [one.pieces for one in as_hidden_activations(estimator.activation, n_hidden)]
+    pieces = [one.pieces for one in as_hidden_activations(estimator._compiled_activation(), n_hidden)]
     return Layout(layer_sizes, True, (*pieces, 1), (*as_batch_norm(estimator.batch_norm, n_hidden), None))
 
 

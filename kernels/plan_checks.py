@@ -289,6 +289,8 @@ def _check_sources(plan: Array, buffers: Buffers) -> None:
             wanted, got = (n_samples, int(row["n_out"])), sources[Source(row["source"])].shape
         elif row["op"] == Op.GATHER_CSR_ROWS:
             wanted, got = (n_samples, int(row["n_out"])), (len(buffers.X_indptr) - 1, buffers.X.shape[1])
+            if ((plan["op"] == Op.DROPOUT) & (plan["a"] == row["a"])).any():
+                raise ValueError("the plan drops inputs of CSR samples, which are never made dense; pass dense ones")
         elif row["op"] == Op.GATHER_CLASSES:
             wanted, got = (n_samples,), buffers.classes.shape
             check_indices("classes", buffers.classes, int(row["n_out"]))

@@ -465,7 +465,7 @@ def _train_steps(draw: Draws, options: Options, backend: Backend) -> dict[str, A
     layout, activations = _layout(options), _activations(options)
     form = Data(options.sparse, options.classes, options.weighted)
     rule = Optimizer[options.optimizer.upper()]
-    dropout = (0.8, options.probability) if options.drops else ()
+    dropout = (1.0 if options.sparse else 0.8, options.probability) if options.drops else ()
     plan = training_plan(layout, activations, Loss[options.loss.upper()], rule, options.batch, form, dropout=dropout)
     data = _samples(draw, options, n)
     if options.classes:

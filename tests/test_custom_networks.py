@@ -24,7 +24,6 @@ import fastbp
 from fastbp import kernels
 from fastbp.plan import Data, Layout, no_data, prediction_plan, run_buffers, training_plan
 
-pytestmark = pytest.mark.source("S25", "Book learning outcomes")
 
 DTYPES = ["float32", "float64"]
 SHIFT = 0.5
@@ -83,6 +82,7 @@ def check_same(custom: tuple[Any, Any, Any], built_in: tuple[Any, Any, Any], *da
 # ---------------------------------------------------------------------------------------------- activations
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batch_size", [1, 3, 32, 107])
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -92,6 +92,7 @@ def test_a_custom_activation_trains_as_the_built_in_one(name: str, batch_size: i
     check_same(*pair, SAMPLES, CLASSES, **options)
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batch_size", [1, 32])
 def test_sparse_samples_weights_clipping_and_averages(batch_size: int, dtype: str) -> None:
@@ -101,6 +102,7 @@ def test_sparse_samples_weights_clipping_and_averages(batch_size: int, dtype: st
     check_same(*pair, scipy.sparse.csr_array(SAMPLES), CLASSES, **options)
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sizes", [(6, 3), (6, 5, 3)])
 @pytest.mark.parametrize("batch_size", [1, 32])
@@ -111,6 +113,7 @@ def test_a_custom_output(batch_size: int, sizes: tuple[int, ...], dtype: str) ->
         check_same(*pair, SAMPLES, TARGETS, **options)
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 def test_each_layer_may_have_its_own() -> None:
     net = fastbp.Network((6, 4, 5, 2), [silu, "relu"], tanh, dtype="float64", random_state=0)
     (W1, W2, W3), (b1, b2, b3) = net.weights, net.biases
@@ -121,6 +124,7 @@ def test_each_layer_may_have_its_own() -> None:
     assert repr(net).startswith("<fastbp.Network 6-4-5-2, CustomActivation(silu)-relu, CustomActivation(tanh), ")
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("output", ["softmax", ACTIVATIONS["tanh"], "identity"])
 def test_a_prediction_is_the_same_bit_for_bit_however_it_is_made(output: Any, dtype: str) -> None:
@@ -152,6 +156,7 @@ def steps(dtype: str, loss: Any, n_threads: int, batch_size: int) -> list[NDArra
     return [params, losses, out]
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batch_size", [1, 5, 60, 200])
 def test_the_number_of_threads_does_not_change_a_bit(batch_size: int, dtype: str) -> None:
@@ -164,6 +169,7 @@ def test_the_number_of_threads_does_not_change_a_bit(batch_size: int, dtype: str
 # --------------------------------------------------------------------------------------------------- losses
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["alike", "weighted"])
@@ -186,12 +192,14 @@ def test_a_custom_loss_trains_as_the_built_in_one(
     check_same(("relu", output, custom), ("relu", output, built_in), SAMPLES, TARGETS, **settings)
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 def test_class_numbers_are_targets_of_0_and_1() -> None:
     options = {"batch_size": 32, "sizes": (6, 19, 3)}
     pair = ("relu", "softmax", SQUARED_ERROR), ("relu", "softmax", "squared_error")
     check_same(*pair, SAMPLES, CLASSES, **options)
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 def test_a_custom_loss_can_be_watched_and_evaluated() -> None:
     """The loss is log cosh: taken by NumPy from what the network predicts."""
     net = fastbp.Network((6, 8, 3), output="identity", dtype="float64", random_state=0)
@@ -215,6 +223,7 @@ def quartic(a: Any, y: Any) -> Any:
 BENT, QUARTIC = fastbp.CustomActivation(bent), fastbp.CustomLoss(quartic)
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 @pytest.mark.parametrize("output", [BENT, "softmax", "identity"])
 def test_a_step_is_minus_the_gradient_of_the_loss(output: Any, batch_size: int) -> None:
@@ -242,6 +251,7 @@ def test_a_step_is_minus_the_gradient_of_the_loss(output: Any, batch_size: int) 
 # ------------------------------------------------------------------------------------------ operations by hand
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_operations_take_them(dtype: str) -> None:
     backend, rng = kernels.backend("numba"), np.random.default_rng(5)
@@ -261,6 +271,7 @@ def test_the_operations_take_them(dtype: str) -> None:
     np.testing.assert_array_equal(delta, product)
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 def test_what_stands_at_no_function_is_refused() -> None:
     """A call of it would end the process: neither made-up addresses, nor those of another dtype or kind."""
     backend, z = kernels.backend("numba"), np.ones((2, 3))
@@ -290,6 +301,7 @@ def test_what_stands_at_no_function_is_refused() -> None:
     assert not params.any()
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 @pytest.mark.parametrize("name", ["numpy", "cython"])
 def test_the_other_backends_say_who_has_them(name: str) -> None:
     if kernels.backends()[name] != kernels.AVAILABLE:
@@ -332,6 +344,7 @@ WRONG: list[tuple[Callable[..., Any], str]] = [
 ]
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 @pytest.mark.parametrize(("function", "message"), WRONG)
 def test_functions_that_are_refused(function: Any, message: str) -> None:
     for make in (
@@ -343,6 +356,7 @@ def test_functions_that_are_refused(function: Any, message: str) -> None:
             make()
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 def test_losses_and_derivatives_that_are_refused() -> None:
     with pytest.raises(
         ValueError, match="has the derivative -8, but slopes of -16 below and -16 above at z = -8; mend"
@@ -365,6 +379,7 @@ def test_losses_and_derivatives_that_are_refused() -> None:
         fastbp.Network((6, 4, 2), fastbp.GELU)
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 def test_without_numba_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_why_not", lambda name: "the package numba is missing; run: pip install numba")
     with pytest.raises(
@@ -376,6 +391,7 @@ def test_without_numba_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 # -------------------------------------------------------------------------------------- what lives, and how long
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 def test_values_from_outside_are_those_when_the_network_was_made() -> None:
     global SHIFT
     slope = 2.0
@@ -395,6 +411,7 @@ def test_values_from_outside_are_those_when_the_network_was_made() -> None:
     np.testing.assert_allclose(other.forward(SAMPLES), 3 * (before - kept) / 2 + 1.5, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 def test_functions_of_one_name_are_told_apart() -> None:
     def make(power: int) -> Callable[[Any], Any]:
         def f(z: Any) -> Any:
@@ -409,6 +426,7 @@ def test_functions_of_one_name_are_told_apart() -> None:
     assert nets[0].functions[0] != nets[1].functions[0]
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 def test_a_network_trains_on_after_everything_else_is_gone() -> None:
     """Machine code stays where plans that are kept, and the network, have it."""
 
@@ -428,6 +446,7 @@ def test_a_network_trains_on_after_everything_else_is_gone() -> None:
     assert got == wanted
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 def test_copies_and_pickles_go_on_alike() -> None:
     net = fastbp.Network((6, 9, 3), silu, tanh, dtype="float64", random_state=0)
     trainer = fastbp.Trainer(net, loss=squared_error, batch_size=16, random_state=0)
@@ -444,6 +463,7 @@ def test_copies_and_pickles_go_on_alike() -> None:
         pickle.dumps(fastbp.Network((6, 9, 3), lambda z: 2 * z))
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 def test_another_process_compiles_them_anew(tmp_path: Path) -> None:
     """An address means nothing there: what is pickled holds none."""
     (tmp_path / "functions.py").write_text("import math\n\n\ndef f(z):\n    return z / (1 + math.exp(-z))\n")
@@ -469,6 +489,7 @@ def test_another_process_compiles_them_anew(tmp_path: Path) -> None:
     assert printed[0] == printed[1] != ""
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 def test_model_files_refuse_them(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     net = fastbp.Network((6, 4, 1), silu, "identity")
@@ -489,6 +510,7 @@ def test_model_files_refuse_them(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------- estimators
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 @pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
 def test_estimators_take_them(solver: str) -> None:
     params = {"hidden_layer_sizes": (8, 6), "max_iter": 5, "random_state": 0, "tol": 0, "solver": solver}
@@ -502,6 +524,7 @@ def test_estimators_take_them(solver: str) -> None:
     np.testing.assert_array_equal(again.predict_proba(X), pair[1])
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 def test_an_estimator_compiles_once_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_custom, made = kernels.custom_function, []
 
@@ -519,6 +542,7 @@ def test_an_estimator_compiles_once_a_fit(monkeypatch: pytest.MonkeyPatch) -> No
         assert len(made) == times
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 def test_estimators_with_them_are_cloned_and_searched() -> None:
     grid = {"activation": [ACTIVATIONS["silu"], tanh, "relu"]}
     model = fastbp.MLPClassifier((4,), max_iter=3, random_state=0)
@@ -530,6 +554,7 @@ def test_estimators_with_them_are_cloned_and_searched() -> None:
         fastbp.MLPClassifier(activation=tanh).to_sklearn()
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 def test_fastbp_imports_no_numba_for_their_names() -> None:
     program = "import sys, fastbp; fastbp.CustomActivation, fastbp.CustomLoss; print('numba' in sys.modules)"
     paths = f"import sys; sys.path[:0] = {sys.path!r}\n"
@@ -537,6 +562,7 @@ def test_fastbp_imports_no_numba_for_their_names() -> None:
     assert result.stdout.strip() == "False"
 
 
+@pytest.mark.source("S25", "Book learning outcomes")
 def test_gradients_of_networks_with_them_are_checked() -> None:
     """A probe and a gradient check call what Numba compiled, beside batch normalisation and dropout too."""
     X, y = np.random.default_rng(0).standard_normal((12, 4)), np.random.default_rng(1).uniform(0.1, 1, (12, 2))

@@ -59,7 +59,10 @@ def train(
 ) -> tuple[np.ndarray, ...]:
     """Run three mini-batches, the last one shorter; return parameters, moments, losses, and predictions."""
     rng = np.random.default_rng(options.get("seed", 0))
-    layout, dropout = between_layers(sizes, options.get("between", ()))
+    between = options.get("between", set()) - ({"batch_norm"} if batch_size == 1 else set())
+    layout, dropout = between_layers(
+        sizes, between, drops_inputs=not (options.get("sparse") or options.get("like_sparse"))
+    )
     dtype, n = options.get("dtype", "float32"), 2 * batch_size + (batch_size + 1) // 2
     loss, hidden = options.get("loss", kernels.Loss.CROSS_ENTROPY), options.get("hidden", kernels.Activation.RELU)
     hidden = kernels.Activation.IDENTITY if layout.pieces else hidden
@@ -95,12 +98,13 @@ def train(
     return (*state.values(), losses, out)
 
 
-def between_layers(sizes: tuple[int, ...], between: Any) -> tuple[Layout, tuple[float, ...]]:
+def between_layers(sizes: tuple[int, ...], between: Any, drops_inputs: bool) -> tuple[Layout, tuple[float, ...]]:
     """Return a layout and dropout's probabilities for a network that has some of batch norm, maxout and dropout."""
     n_hidden = len(sizes) - 2
     pieces = (*[3] * n_hidden, 1) if "maxout" in between and n_hidden else ()
     norms = (*[BatchNorm(momentum=0.3)] * n_hidden, None) if "batch_norm" in between else ()
-    return Layout(sizes, True, pieces, norms), (0.7,) * (n_hidden + 1) if "dropout" in between else ()
+    dropout = (0.7 if drops_inputs else 1.0, *[0.7] * n_hidden) if "dropout" in between else ()
+    return Layout(sizes, True, pieces, norms), dropout
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -136,7 +140,7 @@ def test_csr_samples_give_the_bits_of_dense_ones(
     backend = kernels.backend(compiled_name)
     if options["loss"] == kernels.Loss.CROSS_ENTROPY:
         sizes[-1] += 1
-    case = {"dtype": dtype, "rule": rule, **options}
+    case = {"dtype": dtype, "rule": rule, "like_sparse": True, **options}
     dense = train(backend, tuple(sizes), batch_size, 1, **case)
     for got, wanted in zip(
         train(backend, tuple(sizes), batch_size, n_threads, sparse=True, **case), dense, strict=True
