@@ -24,7 +24,6 @@ import fastbp
 from fastbp import kernels
 from fastbp.plan import Data, Layout, no_data, prediction_plan, run_buffers, training_plan
 
-
 DTYPES = ["float32", "float64"]
 SHIFT = 0.5
 
