@@ -48,6 +48,7 @@ def main(folder: str | Path = PICTURES, epochs: int = 150, seeds: int = 5) -> Fi
         axes[1].plot(kind, 100 * accuracy, "_", color=colour, markersize=28, markeredgewidth=2.5)
     axes[0].set(xlabel="epoch", ylabel="cross-entropy (nats)", title="Loss on the test set")
     axes[0].legend()
+    axes[1].set_xlim(-0.5, 3.5)
     axes[1].set(xlabel="what is added to the net", ylabel="test accuracy (%)", title="Each seed, and the mean")
     save(figure, "batch_norm_dropout", folder)
     return figure

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .kernels import Activation as Code
 from .kernels import ActivationFunction, activation_function, custom_function
 from .ranges import check_whole
@@ -76,7 +78,7 @@ class ReLU(Activation):
     grad_at_zero: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_inside("grad_at_zero", self.grad_at_zero, 0, 1)
+        object.__setattr__(self, "grad_at_zero", _number_inside("grad_at_zero", self.grad_at_zero, 0, 1))
 
     def function(self, dtype: Any) -> ActivationFunction:
         code = Code.RELU_AT_ZERO if self.grad_at_zero else Code.RELU
@@ -104,9 +106,9 @@ class LeakyReLU(Activation):
     grad_at_zero: float | None = None
 
     def __post_init__(self) -> None:
-        _check_inside("beta", self.beta, 0, 1, is_open=True)
+        object.__setattr__(self, "beta", _number_inside("beta", self.beta, 0, 1, is_open=True))
         if self.grad_at_zero is not None:
-            _check_inside("grad_at_zero", self.grad_at_zero, 0, 1)
+            object.__setattr__(self, "grad_at_zero", _number_inside("grad_at_zero", self.grad_at_zero, 0, 1))
 
     def function(self, dtype: Any) -> ActivationFunction:
         return activation_function(Code.LEAKY_RELU, self.beta, self.grad_at_zero)
@@ -130,7 +132,7 @@ class ELU(Activation):
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_inside("beta", self.beta, 0, float("inf"), is_open=True)
+        object.__setattr__(self, "beta", _number_inside("beta", self.beta, 0, float("inf"), is_open=True))
 
     def function(self, dtype: Any) -> ActivationFunction:
         return activation_function(Code.ELU, self.beta)
@@ -188,6 +190,7 @@ class Maxout(Activation):
 
     def __post_init__(self) -> None:
         check_whole("k", self.k, 2)
+        object.__setattr__(self, "k", int(self.k))
 
     @property
     def pieces(self) -> int:
@@ -392,8 +395,10 @@ def _kind(name: Any, choices: tuple[str, ...], argument: str) -> type[Activation
     return _KINDS[name]
 
 
-def _check_inside(name: str, value: float, low: float, high: float, *, is_open: bool = False) -> None:
-    inside = isinstance(value, int | float) and (low < value < high if is_open else low <= value <= high)
-    if not inside:
+def _number_inside(name: str, value: Any, low: float, high: float, *, is_open: bool = False) -> float:
+    """Return a number as a float of Python's, which files can hold, if it lies inside an interval."""
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not is_number or not (low < value < high if is_open else low <= value <= high):
         interval = f"({low}, {high})" if is_open else f"[{low}, {high}]"
         raise ValueError(f"{name} is {value!r}; pass a number in {interval}")
+    return float(value)

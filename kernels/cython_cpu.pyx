@@ -477,13 +477,12 @@ def predict_rows(
     const int64_t[:, ::1] layers, const real[::1] X, const real[::1] params, real[::1] scratch, real[::1] out,
     int n_threads=1
 ):
-    cdef Py_ssize_t sample, n_samples = X.shape[0] // layers[0, 0], n_out = layers[layers.shape[0] - 1, 1]
+    cdef const LayerRow* rows = <const LayerRow*> &layers[0, 0]
+    cdef const LayerRow* last = rows + layers.shape[0] - 1
+    cdef Py_ssize_t sample, n_in = rows.n_in, n_out = last.n_out // last.pieces
     with nogil:
-        for sample in range(n_samples):
-            _predict_row(
-                <const LayerRow*> &layers[0, 0], layers.shape[0], &X[sample * layers[0, 0]], &params[0], &scratch[0],
-                &out[sample * n_out]
-            )
+        for sample in range(X.shape[0] // n_in):
+            _predict_row(rows, layers.shape[0], &X[sample * n_in], &params[0], &scratch[0], &out[sample * n_out])
 
 
 include "cython_workers.pxi"

@@ -27,7 +27,7 @@ from .numba_jit import inlined
 # ------------------------------------------------------------------------------------------------ freezing
 
 
-def frozen(function: Any, known: dict[Any, Any]) -> Any:
+def frozen(function: Any, known: dict[Any, Any], callers: tuple[Any, ...] = ()) -> Any:
     """Return Numba's dispatcher of a copy of a function, in which variables from outside keep their present values.
 
     So what is compiled later, for another dtype, sees the same. The plain Python functions that it calls are compiled
@@ -39,21 +39,38 @@ def frozen(function: Any, known: dict[Any, Any]) -> Any:
         The function. If Numba has compiled it already, that is done anew with the flags of this package.
     known : dict
         Becomes the dispatchers by Python function: this one first, then those that it calls.
+    callers : tuple of function
+        Those that led here.
+
+    Raises
+    ------
+    ValueError
+        If a function calls itself: compiled code has no limit of depth, and would end the process.
     """
     function = function.py_func if is_jitted(function) else function
+    callers = (*callers, function)
+    if function in callers[:-1]:
+        place = _place(function.__code__.co_filename, function.__code__.co_firstlineno)
+        raise ValueError(f"{function.__name__} cannot be compiled: it calls itself ({place}); write it as a loop")
     if function not in known:
         scope = {"__name__": function.__module__, "__builtins__": function.__globals__.get("__builtins__")}
         cells = tuple(CellType() for _ in function.__closure__ or ())
-        defaults = function.__defaults__ and tuple(_snapshot(value, known) for value in function.__defaults__)
+        defaults = function.__defaults__ and tuple(_snapshot(value, known, callers) for value in function.__defaults__)
         copy = FunctionType(function.__code__, scope, function.__name__, defaults, cells)
         copy.__kwdefaults__ = function.__kwdefaults__
         known[function] = inlined(copy, fastmath=False, forceinline=True, boundscheck=True)
         for name in _global_names(function.__code__) & function.__globals__.keys():
-            scope[name] = _snapshot(function.__globals__[name], known)
+            scope[name] = _snapshot(function.__globals__[name], known, callers)
         for cell, original in zip(cells, function.__closure__ or (), strict=True):
-            with contextlib.suppress(ValueError):  # a variable without a value: Numba says which
-                cell.cell_contents = _snapshot(original.cell_contents, known)
+            if _has_value(original):  # of one that has none Numba says which it is
+                cell.cell_contents = _snapshot(original.cell_contents, known, callers)
     return known[function]
+
+
+def _has_value(cell: CellType) -> bool:
+    with contextlib.suppress(ValueError):
+        return cell.cell_contents is not cell
+    return False
 
 
 def _codes(code: CodeType) -> list[CodeType]:
@@ -67,9 +84,9 @@ def _global_names(code: CodeType) -> set[str]:
     return {instruction.argval for instruction in instructions if instruction.opname == "LOAD_GLOBAL"}
 
 
-def _snapshot(value: Any, known: dict[Any, Any]) -> Any:
+def _snapshot(value: Any, known: dict[Any, Any], callers: tuple[Any, ...]) -> Any:
     if is_jitted(value) or (isinstance(value, FunctionType) and not _is_known_to_numba(value)):
-        return frozen(value, known)
+        return frozen(value, known, callers)
     if isinstance(value, np.ndarray):
         return value.copy()
     if type(value) in (list, tuple):  # Numba knows constant tuples but not lists, and loops over those of one type
@@ -104,6 +121,8 @@ def check_form(title: str, function: Any, arguments: tuple[str, ...]) -> None:
         raise ValueError(f"{title} must return a number, got a coroutine or generator; write {example}")
     signature = inspect.signature(plain)
     try:
+        if any(parameter.kind == parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
+            raise TypeError("Numba sees a tuple there")
         signature.bind(*arguments)
     except TypeError:
         raise ValueError(

@@ -336,7 +336,22 @@ def calls_unknown(z: Any) -> Any:
     return scale * np.sinc(z)
 
 
+def calls_itself(z: Any) -> Any:
+    return calls_itself(z - 1) if z > 0 else z
+
+
+def through_another(z: Any) -> Any:
+    return back_again(z) if z > 0 else z
+
+
+def back_again(z: Any) -> Any:
+    return through_another(z - 1)
+
+
 WRONG: list[tuple[Callable[..., Any], str]] = [
+    (calls_itself, r"calls_itself cannot be compiled: it calls itself \(line \d+ of .*\); write it as a loop"),
+    (through_another, "through_another cannot be compiled: it calls itself"),
+    (lambda *z: z[0], r"must take z, got a function of \(\*z\)"),
     (calls_unknown, r"custom activation calls_unknown cannot be compiled: there is no sinc\(number\) \(line \d+ of .*"),
     (lambda z: math.sqrt(z), "is nan at z = -8; restrict it to where it is finite"),
     (lambda z, y: z, r"must take z, got a function of \(z, y\)"),

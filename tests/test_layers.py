@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -529,3 +530,28 @@ def test_early_stopping_of_a_trainer_restores_the_running_statistics() -> None:
     best = int(np.argmin(history.validation_loss))
     assert best < len(seen) - 1
     np.testing.assert_array_equal(trainer.network.buffer, seen[best])
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        fastbp.LeakyReLU(np.float32(0.1)),
+        fastbp.ELU(np.float64(0.5)),
+        fastbp.ReLU(np.float32(1)),
+        fastbp.Maxout(np.int64(3)),
+    ],
+    ids=repr,
+)
+def test_parameters_from_numpy_are_kept_as_pythons(activation: fastbp.activations.Activation, tmp_path: Path) -> None:
+    net = fastbp.Network((3, 4, 2), activation, random_state=0)
+    fastbp.save(net, tmp_path / "net.safetensors")
+    copy = fastbp.load(tmp_path / "net.safetensors")
+    assert copy.functions == net.functions
+    assert repr(copy.hidden_activation) == repr(activation)
+    assert "np." not in repr(activation)
+
+
+@pytest.mark.parametrize("wrong", [True, "0.5", None, np.nan])
+def test_what_is_no_number_is_no_parameter(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="pass a number in"):
+        fastbp.ELU(wrong)

@@ -179,12 +179,13 @@ def test_plans_with_what_stands_between_layers(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("output", ["softmax", "maxout"])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "gelu", "leaky_relu", "maxout"])
-def test_few_rows_get_the_bits_of_many(backend: kernels.Backend, activation: str, dtype: str) -> None:
+def test_few_rows_get_the_bits_of_many(backend: kernels.Backend, activation: str, output: str, dtype: str) -> None:
     """Normalised and maxout units by `predict_rows` and by `predict`, the batch in rows and in panels."""
     rng = np.random.default_rng(0)
     options = {"batch_norm": [True, False], "dtype": dtype, "random_state": 0, "backend": backend.name}
-    net = fastbp.Network((7, 37, 19, 3), activation, **options)
+    net = fastbp.Network((7, 37, 19, 3), activation, output, **options)
     for mean, variance in zip(net.layout.means(net.buffer), net.layout.variances(net.buffer), strict=True):
         mean[:], variance[:] = rng.standard_normal(len(mean)), rng.uniform(0.1, 2, len(variance))
     net.parameters[:] += 0.1 * rng.standard_normal(len(net.parameters)).astype(dtype)
@@ -192,6 +193,10 @@ def test_few_rows_get_the_bits_of_many(backend: kernels.Backend, activation: str
     many = net.forward(X)
     for first, n in ((0, 1), (7, 3), (40, 13)):
         np.testing.assert_array_equal(net.forward(X[first : first + n]), many[first : first + n])
+    guarded = np.full((7, 3), 5, dtype)  # what is written elsewhere is seen
+    net.predict_into(X[:5], guarded[1:6])
+    np.testing.assert_array_equal(guarded[1:6], many[:5])
+    assert (guarded[[0, 6]] == 5).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -6,6 +6,7 @@ Columns are samples, W^[k] has shape (m_k, m_(k-1)), sigma stands for any activa
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from typing import Any
 
@@ -142,6 +143,33 @@ def test_not_with_a_polynomial(ops: Operations) -> None:
     line = TARGET - np.polyval(np.polyfit(POINTS[:, 0], TARGET[:, 0], 1), POINTS)
     for n_hidden in (2, 16, 64):
         assert approximate(ops, "identity", n_hidden) == pytest.approx(np.abs(line).max(), rel=1e-3)
+
+
+@pytest.mark.source("S19", "Book 4.2")
+@pytest.mark.source("S25", "Book learning outcomes")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_with_functions_of_ones_own(dtype: str) -> None:
+    """Units of sin and cos approximate; units of the polynomial z^2 are a parabola, however many there are."""
+    if kernels.backends()["numba"] != kernels.AVAILABLE:
+        pytest.skip("the Numba backend, which has functions of users, is not available")
+
+    def errors(function: Any) -> list[float]:
+        custom, found = fastbp.CustomActivation(function), []
+        for n_hidden in (2, 6, 16, 64):
+            net = fastbp.Network((1, n_hidden, n_hidden), custom, "identity", dtype=dtype, backend="numba")
+            rng = np.random.default_rng(0)
+            net.weights[0][...], net.biases[0][...] = rng.uniform(-4, 4, (2, 64))[:, :n_hidden]
+            net.weights[1][...], net.biases[1][...] = np.eye(n_hidden), 0
+            units = net.forward(POINTS).astype(np.float64)
+            v, *_ = np.linalg.lstsq(units, TARGET, rcond=1e-6 if dtype == "float32" else 1e-10)
+            found.append(float(np.abs(units @ v - TARGET).max()))
+        return found
+
+    for function in (lambda z: math.sin(z), lambda z: math.cos(z)):
+        falling = errors(function)
+        assert falling[-1] < 0.15 < 1 < falling[0]
+    parabola = TARGET - np.polyval(np.polyfit(POINTS[:, 0], TARGET[:, 0], 2), POINTS)
+    assert errors(lambda z: z * z)[1:] == pytest.approx([np.abs(parabola).max()] * 3, rel=1e-3)
 
 
 @pytest.mark.source("S19", "Book 4.2")
