@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -316,6 +317,8 @@ def is_function(value: Any) -> bool:
 
 def is_custom(activation: Any) -> bool:
     """Tell whether an activation, or one of a sequence of them, is a user's function."""
+    if isinstance(activation, str):
+        return False
     some = activation if isinstance(activation, list | tuple) else [activation]
     return any(isinstance(one, CustomActivation) or is_function(one) for one in some)
 
@@ -338,7 +341,7 @@ def as_activation(activation: Any, choices: tuple[str, ...], argument: str) -> A
             raise ValueError(f"{argument} is {activation!r}; {activation['name']!r} has the parameters {known}")
         activation = kind(**parameters)
     if isinstance(activation, str):
-        activation = _kind(activation, choices, argument)()
+        return _usual(_kind(activation, choices, argument))
     if is_function(activation):
         activation = CustomActivation(activation)
     if not isinstance(activation, Activation):
@@ -349,6 +352,12 @@ def as_activation(activation: Any, choices: tuple[str, ...], argument: str) -> A
     if not isinstance(activation, CustomActivation):
         _kind(activation.name, choices, argument)
     return activation
+
+
+@functools.cache
+def _usual(kind: type[Activation]) -> Activation:
+    """Return the function of a kind with its usual parameters."""
+    return kind()
 
 
 def as_hidden_activations(activation: Any, n_layers: int) -> tuple[Activation, ...]:

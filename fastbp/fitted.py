@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .activations import as_hidden_activations
-from .layers import as_batch_norm
+from .layers import BatchNorm, as_batch_norm
 from .layout import Layout
 
 BATCH_NORM = {"batch_norm_scales_": 1, "batch_norm_means_": 0, "batch_norm_variances_": 1}
@@ -35,7 +36,13 @@ def layout_for(estimator: Any, layer_sizes: tuple[int, ...]) -> Layout:
     """Return the layout of layers of these sizes with an estimator's activations and batch normalisation."""
     n_hidden = len(layer_sizes) - 2
     pieces = [one.pieces for one in as_hidden_activations(estimator._compiled_activation(), n_hidden)]
-    return Layout(layer_sizes, True, (*pieces, 1), (*as_batch_norm(estimator.batch_norm, n_hidden), None))
+    return _layout(layer_sizes, (*pieces, 1), (*as_batch_norm(estimator.batch_norm, n_hidden), None))
+
+
+@functools.lru_cache(maxsize=64)
+def _layout(layer_sizes: tuple[int, ...], pieces: tuple[int, ...], batch_norm: tuple[BatchNorm | None, ...]) -> Layout:
+    """Return a layout: what it knows of its offsets is kept from fit to fit."""
+    return Layout(layer_sizes, True, pieces, batch_norm)
 
 
 def arrays_of(estimator: Any, layout: Layout) -> list[NDArray[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,4 +155,4 @@ class Layout:
 
 def _offsets(start: int, sizes: list[int]) -> list[int]:
     """Return where things of these sizes begin one behind the other, and where the last one ends."""
-    return [start + int(end) for end in np.cumsum([0, *sizes])]
+    return list(itertools.accumulate(sizes, initial=start))

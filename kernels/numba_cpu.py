@@ -78,7 +78,7 @@ from .numba_parts import (
     terms_at_once,
 )
 from .numba_rows import (
-    activate_row,
+    activate_any_row,
     apply,
     custom_panel,
     custom_row,
@@ -689,7 +689,7 @@ def _forward_by_hand(tiles, a_prev, W, b, activation, a, scratch):
 @jit
 def _activate_by_hand(tiles, z, activation, a, saved):
     kept = pointer(saved) if saved.size else null(pointer(saved))
-    activate_row(pointer(tiles), a.size, pointer(z), null(pointer(a)), pointer(activation), pointer(a), kept)
+    activate_any_row(pointer(tiles), a.size, pointer(z), null(pointer(a)), pointer(activation), pointer(a), kept)
 
 
 @jit

@@ -11,7 +11,7 @@ from .numba_jit import inlined, jit
 from .numba_maxout import maxout_row
 from .numba_norm import normalize_row
 from .numba_parts import before_softmax, list_all
-from .numba_rows import activate_row, softmax, weighted_rows
+from .numba_rows import activate_any_row, softmax, weighted_rows
 from .numba_rules import code_of
 from .numba_vectors import as_pointer_to, at, lanes, load, null, pointer
 from .numba_workers import rounded
@@ -52,7 +52,7 @@ def _layer_forward(tiles, layer, params, x, inputs, sums, a):
         normalize_row(n, sums, gamma, b, *running, load(as_pointer_to(layer, float64), EPSILON))
         b = null(a)
     z = sums if n_pieces > 1 else a
-    activate_row(tiles, n, sums, b, before_softmax(activation), z, null(a))
+    activate_any_row(tiles, n, sums, b, before_softmax(activation), z, null(a))
     if code_of(activation) == Activation.SOFTMAX:
         softmax(tiles, n, 0, z)
     if n_pieces > 1:

@@ -21,6 +21,7 @@ from .numba_packing import (
     panel_width,
 )
 from .numba_rows import (
+    activate_any_row,
     activate_row,
     add_outer,
     apply,
@@ -175,10 +176,10 @@ def activate_units(tiles, worker, batch, n, z, activation, a, saved):
         here, size = piece(batch, n, units, part, L)
         width = panel_width(batch, part, L) if batch.n_panels and code_of(activation) == Activation.CUSTOM else pitch
         if width == pitch:
-            activate_row(tiles, size, at(z, here), null(a), activation, at(a, here), further(saved, here))
+            activate_any_row(tiles, size, at(z, here), null(a), activation, at(a, here), further(saved, here))
         else:
             for unit in range(here, here + size, pitch):
-                activate_row(tiles, width, at(z, unit), null(a), activation, at(a, unit), further(saved, unit))
+                activate_any_row(tiles, width, at(z, unit), null(a), activation, at(a, unit), further(saved, unit))
 
 
 @kernel("vWBipqp")

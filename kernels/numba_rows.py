@@ -172,10 +172,6 @@ def add_outer(n_listed, listed, scale, x, d, W, n_in, n):
 @primitive("vippqpp")
 def activate_row(n, sums, b, activation, a, saved):
     """Write a = act(sums + b) for a row of n, and act' to ``saved`` unless it is null; softmax comes later."""
-    if code_of(activation) == Activation.CUSTOM:
-        add_bias(n, sums, b, a)
-        call_at(function_of(activation), (a, saved), n)
-        return
     code, beta, at_zero = code_of(activation), beta_of(activation), at_zero_of(activation)
     for j in range(0, n, lanes(a)):
         z = load_vector(at(sums, j), n - j, 0)
@@ -190,14 +186,24 @@ def activate_row(n, sums, b, activation, a, saved):
             store_vector(at(saved, j), n - j, derivative)
 
 
-@inlined
-def add_bias(n, sums, b, z):
-    """Write z = sums + b for a row of n."""
-    for j in range(0, n, lanes(z)):
-        total = load_vector(at(sums, j), n - j, 0)
+@primitive("vippqpp")
+def activate_custom_row(n, sums, b, activation, a, saved):
+    """Do the same for a custom activation; on its own, since a call makes whoever may do it slower without it, too."""
+    for j in range(0, n, lanes(a)):
+        z = load_vector(at(sums, j), n - j, 0)
         if not is_null(b):
-            total += load_vector(at(b, j), n - j, 0)
-        store_vector(at(z, j), n - j, total)
+            z += load_vector(at(b, j), n - j, 0)
+        store_vector(at(a, j), n - j, z)
+    call_at(function_of(activation), (a, saved), n)
+
+
+@inlined
+def activate_any_row(tiles, n, sums, b, activation, a, saved):
+    """Do that of the two which the activation asks for."""
+    if code_of(activation) == Activation.CUSTOM:
+        activate_custom_row(tiles, n, sums, b, activation, a, saved)
+    else:
+        activate_row(tiles, n, sums, b, activation, a, saved)
 
 
 @inlined
