@@ -341,7 +341,8 @@ def as_activation(activation: Any, choices: tuple[str, ...], argument: str) -> A
             raise ValueError(f"{argument} is {activation!r}; {activation['name']!r} has the parameters {known}")
         activation = kind(**parameters)
     if isinstance(activation, str):
-        return _usual(_kind(activation, choices, argument))
+        _kind(activation, choices, argument)
+        return _usual(activation)
     if is_function(activation):
         activation = CustomActivation(activation)
     if not isinstance(activation, Activation):
@@ -355,9 +356,9 @@ def as_activation(activation: Any, choices: tuple[str, ...], argument: str) -> A
 
 
 @functools.cache
-def _usual(kind: type[Activation]) -> Activation:
-    """Return the function of a kind with its usual parameters."""
-    return kind()
+def _usual(name: str) -> Activation:
+    """Return the function of a name, with its usual parameters."""
+    return _KINDS[name]()
 
 
 def as_hidden_activations(activation: Any, n_layers: int) -> tuple[Activation, ...]:

@@ -454,12 +454,12 @@ def _check_loss(values: dict[str, Any], sizes: dict[str, int], module: ModuleTyp
 
 def _check_activation(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     """Refuse a record that is no activation function of this backend's."""
-    check_function("activation", values["activation"][0], _where(values, module))
+    check_function("activation", values["activation"][0].item(), _where(values, module))
 
 
 def _check_derivative(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:
     """The same, but for one whose derivative was kept."""
-    check_function("activation", values["activation"][0], _where(values, module), may_be_kept=True)
+    check_function("activation", values["activation"][0].item(), _where(values, module), may_be_kept=True)
 
 
 def _where(values: dict[str, Any], module: ModuleType) -> Where:
@@ -473,7 +473,7 @@ def _check_forward(values: dict[str, Any], sizes: dict[str, int], module: Module
 
 
 def _refuse_custom(values: dict[str, Any], operation: str) -> None:
-    if values["activation"]["code"][0] == Activation.CUSTOM:
+    if values["activation"][0].item()[0] == Activation.CUSTOM:
         raise ValueError(f"{operation} takes no custom activation; pass 'identity', and the result to activate")
 
 

@@ -58,7 +58,7 @@ class Csr(NamedTuple):
 
 def csr_size(plan, n_out, n_threads, n_entries):
     """Return how many elements of ``scratch`` a plan that gathers CSR samples needs; n_entries are those of a batch."""
-    n_in = max([whole(int(row["n_out"])) for row in plan if row["op"] == Op.GATHER_CSR_ROWS], default=0)
+    n_in = max([whole(n) for n in plan["n_out"][plan["op"] == Op.GATHER_CSR_ROWS].tolist()], default=0)
     own = 2 * n_in + WORK_BLOCK[0] * n_out
     return n_threads * own + 5 * n_in + 2 * whole(n_entries) if n_in else 0
 

@@ -17,6 +17,7 @@ from .contract import (
     LAYER,
     MOMENTS,
     NONE,
+    PLAN_ROW,
     Activation,
     Buffers,
     Loss,
@@ -27,6 +28,7 @@ from .contract import (
 )
 
 Array = NDArray[Any]
+Row = dict[str, Any]
 
 _GATHERS = (Op.GATHER_ROWS, Op.GATHER_CSR_ROWS, Op.GATHER_CLASSES)
 _NORMALIZING = (Op.BATCH_NORM, Op.NORMALIZE, Op.BATCH_NORM_DELTA)
@@ -35,11 +37,18 @@ _ON_PARAMETERS = (
     *(Op.LINEAR_FORWARD, Op.BATCH_NORM, Op.NORMALIZE, Op.BATCH_NORM_DELTA),
     *(Op.BACKPROP_DELTA, Op.LINEAR_GRAD, Op.LINEAR_UPDATE),
 )
+_OF_PIECES = (Op.MAXOUT, Op.MAXOUT_DELTA)
+_SIZED = (*_ON_PARAMETERS, *_OF_PIECES, *_FLAT)
+"""The rows that have an ``n_in``."""
+
+_LAYERS = (Op.LINEAR_FORWARD, Op.BATCH_NORM, Op.NORMALIZE)
+_WITH_RUNNING = (Op.BATCH_NORM, Op.NORMALIZE)
+_WITH_RSTD = (Op.BATCH_NORM, Op.BATCH_NORM_DELTA)
 _PREDICTING = (*_GATHERS, Op.LINEAR_FORWARD, Op.NORMALIZE, Op.ACTIVATE, Op.MAXOUT)
+_TRAINING = tuple(op for op in Op if op != Op.NORMALIZE)
 _DERIVATIVES = (Op.DROPOUT, Op.ACTIVATION_DELTA, Op.BACKPROP_DELTA)
 """The rows that look at an activation's derivative, which may have been kept."""
 
-_FUSED = (Op.LINEAR_FORWARD, Op.BATCH_NORM, Op.NORMALIZE)
 _ELEMENTWISE = (Op.BATCH_NORM, Op.NORMALIZE, Op.ACTIVATE, Op.DROPOUT)
 
 _WORK_FIELDS: dict[Op, dict[str, str]] = {
@@ -75,6 +84,14 @@ _ROW_CODES: dict[Op, dict[str, type[IntEnum]]] = {
 }
 """What codes a row holds, beside its optimizer."""
 
+_KNOWN: dict[type[IntEnum], frozenset[int]] = {
+    codes: frozenset(map(int, codes)) for codes in (Activation, Loss, Optimizer, Source)
+}
+_WITHOUT_PARAMETERS = _KNOWN[Activation] - {
+    *(Activation.LEAKY_RELU, Activation.ELU, Activation.RELU_AT_ZERO, Activation.CUSTOM, Activation.KEPT)
+}
+"""The activations of which nothing but the code can be wrong."""
+
 
 def check_indices(name: str, indices: Array, end: int) -> None:
     """Refuse indices out of [0, end)."""
@@ -103,17 +120,21 @@ class Where(NamedTuple):
 
 def check_loss(place: str, code: int, address: int, where: Where) -> None:
     """Refuse a loss that is none, and a function that is not there."""
-    if code not in set(Loss):
+    if code not in _KNOWN[Loss]:
         raise ValueError(f"{place} holds the unknown loss {code}; pass a code of fastbp.kernels.Loss")
     if code == Loss.CUSTOM:
-        where.check_custom(place, "loss", int(address))
+        where.check_custom(place, "loss", address)
 
 
-def check_function(place: str, record: Any, where: Where, may_be_kept: bool = False) -> None:
-    """Refuse a code that is none, parameters out of range, and a function that is not there."""
-    names = IN_TABLES if "op" in record.dtype.names else ACTIVATION.names or ()
-    code, address, beta, at_zero = (record[name].item() for name in names)
-    if code not in set(Activation):
+def check_function(place: str, function: tuple[Any, ...], where: Where, may_be_kept: bool = False) -> None:
+    """Refuse an activation whose code is none, parameters out of range, and a function that is not there.
+
+    ``function`` has the fields of `ACTIVATION`.
+    """
+    code, address, beta, at_zero = function
+    if code in _WITHOUT_PARAMETERS:
+        return
+    if code not in _KNOWN[Activation]:
         raise ValueError(f"{place} holds the unknown activation {code}; pass a code of fastbp.kernels.Activation")
     if code == Activation.CUSTOM:
         where.check_custom(place, "activation", address)
@@ -156,58 +177,63 @@ def check_draws(steps: Array) -> None:
 
 def check_plan(plan: Array, buffers: Buffers, batch_size: int, module: ModuleType, predicting: bool = False) -> None:
     """Refuse a plan that would reach beyond the buffers of its run, or call what is not there."""
-    where = Where(module, buffers.params.dtype)
-    allowed = _PREDICTING if predicting else tuple(op for op in Op if op != Op.NORMALIZE)
-    for number, row in enumerate(plan):
-        if int(row["op"]) not in allowed:
+    where, rows = Where(module, buffers.params.dtype), rows_of(plan)
+    allowed = _PREDICTING if predicting else _TRAINING
+    for number, row in enumerate(rows):
+        if row["op"] not in allowed:
             raise ValueError(f"row {number} of the plan holds the operation {row['op']}; here only {allowed} run")
         op = Op(row["op"])
         place = f"row {number} of the plan, {op.name.lower()},"
-        sizes = {"n_in": int(row["n_in"]), "n_out": int(row["n_out"])}
-        _check_sizes(place, op, sizes)
+        _check_sizes(place, op, row)
         _check_values(place, op, row, where)
         for offset, columns in _WORK_FIELDS[op].items():
-            width = room(batch_size, sizes[columns] if columns else 1)
-            is_output = predicting and number == len(plan) - 1 and offset == "a"
-            if int(row[offset]) == NONE and (_OPTIONAL.get(op) == offset or is_output):
+            width = room(batch_size, row[columns] if columns else 1)
+            is_output = predicting and number == len(rows) - 1 and offset == "a"
+            if row[offset] == NONE and (_OPTIONAL.get(op) == offset or is_output):
                 continue
-            _check_span(place, offset, int(row[offset]), width, "work", buffers.work)
-        if op in (Op.BATCH_NORM, Op.BATCH_NORM_DELTA):
-            _check_span(place, "rstd", int(row["rstd"]), room(1, sizes["n_out"]), "work", buffers.work)
-        for names, offset, length in _parameter_spans(row, op, sizes):
+            _check_span(place, offset, row[offset], width, "work", buffers.work)
+        if op in _WITH_RSTD:
+            _check_span(place, "rstd", row["rstd"], room(1, row["n_out"]), "work", buffers.work)
+        for names, offset, length in _parameter_spans(row, op):
             for name in names:
-                _check_span(place, offset, int(row[offset]), length, name, getattr(buffers, name))
-    _check_layers(plan)
-    _check_sources(plan, buffers)
+                _check_span(place, offset, row[offset], length, name, getattr(buffers, name))
+    _check_layers(rows)
+    _check_sources(rows, buffers)
 
 
-def _check_sizes(place: str, op: Op, sizes: dict[str, int]) -> None:
-    n_in, n_out = sizes.values()
-    is_sized = op in (*_ON_PARAMETERS, Op.MAXOUT, Op.MAXOUT_DELTA, *_FLAT)
-    if n_in < int(is_sized) or n_out < int(op not in _FLAT):
+def rows_of(plan: Array) -> list[Row]:
+    """Return the rows of a plan as dicts of Python's numbers: to look at records takes NumPy ten times as long."""
+    return [dict(zip(PLAN_ROW.names or (), values, strict=True)) for values in plan.tolist()]
+
+
+def _check_sizes(place: str, op: Op, row: Row) -> None:
+    n_in, n_out = row["n_in"], row["n_out"]
+    sizes = {"n_in": n_in, "n_out": n_out}
+    if n_in < int(op in _SIZED) or n_out < int(op not in _FLAT):
         raise ValueError(f"{place} has the sizes {sizes}; pass positive ones")
     if op in _NORMALIZING and n_in != 1:
         raise ValueError(f"{place} has n_in {n_in}; pass 1: one gamma for each unit")
-    if op in (Op.MAXOUT, Op.MAXOUT_DELTA) and n_in % n_out:
+    if op in _OF_PIECES and n_in % n_out:
         raise ValueError(f"{place} has the sizes {sizes}; pass an n_in that is a multiple of n_out")
 
 
-def _check_values(place: str, op: Op, row: Any, where: Where) -> None:
+def _check_values(place: str, op: Op, row: Row, where: Where) -> None:
     """Check a row's codes and numbers."""
     for name, codes in _ROW_CODES.get(op, {}).items():
         if name == "loss":
             check_loss(place, row["loss"], row["loss_function"], where)
         elif name == "activation":
-            check_function(place, row, where, may_be_kept=op in _DERIVATIVES)
-            if op in _FUSED and row[name] == Activation.CUSTOM:
+            function = tuple(row[field] for field in IN_TABLES)
+            check_function(place, function, where, may_be_kept=op in _DERIVATIVES)
+            if op in _LAYERS and row[name] == Activation.CUSTOM:
                 raise ValueError(f"{place} holds a custom activation; put it in an activate row behind")
             if op in _ELEMENTWISE and row[name] == Activation.SOFTMAX:
                 raise ValueError(f"{place} holds softmax, which is no function of single numbers")
-        elif int(row[name]) not in set(codes):
+        elif row[name] not in _KNOWN[codes]:
             raise ValueError(
                 f"{place} holds the unknown {name} {row[name]}; pass a code of fastbp.kernels.{codes.__name__}"
             )
-    if op in (Op.BATCH_NORM, Op.NORMALIZE):
+    if op in _WITH_RUNNING:
         check_epsilon(place, row["epsilon"])
     if op == Op.BATCH_NORM:
         check_fraction(place, "momentum", row["momentum"])
@@ -216,29 +242,25 @@ def _check_values(place: str, op: Op, row: Any, where: Where) -> None:
         check_stream(place, row["stream"])
 
 
-def _parameter_spans(row: Any, op: Op, sizes: dict[str, int]) -> list[tuple[tuple[str, ...], str, int]]:
+def _parameter_spans(row: Row, op: Op) -> list[tuple[tuple[str, ...], str, int]]:
     """Return which buffers a row uses beside ``work``, from which of its offsets on, and how many elements."""
-    if op not in (*_ON_PARAMETERS, *_FLAT):
+    if op not in _ON_PARAMETERS and op not in _FLAT:
         return []
     names: tuple[str, ...] = ("params",)
     keeps_gradient = op == Op.LINEAR_GRAD or (op == Op.BATCH_NORM_DELTA and row["optimizer"] == NONE)
     if keeps_gradient:
         names = ("params", "grads")
     elif op in (Op.LINEAR_UPDATE, Op.BATCH_NORM_DELTA, Op.OPTIMIZER_STEP):
-        if int(row["optimizer"]) not in set(Optimizer):
+        if row["optimizer"] not in _KNOWN[Optimizer]:
             raise ValueError(f"the plan holds the unknown optimizer {row['optimizer']}")
         names = ("params", *MOMENTS[Optimizer(row["optimizer"])])
     if op in _FLAT:
         names = {Op.OPTIMIZER_STEP: (*names, "grads"), Op.CLIP_NORM: ("grads",)}.get(op, ("params", "average"))
-        return [(names, "W", sizes["n_in"])]
+        return [(names, "W", row["n_in"])]
     has_bias = op in _NORMALIZING or (row["b"] != NONE and op != Op.BACKPROP_DELTA)
-    bias = [(names, "b", sizes["n_out"])] if has_bias else []
-    running = [(("params",), name, sizes["n_out"]) for name in _running(op)]
-    return [(names, "W", sizes["n_in"] * sizes["n_out"]), *bias, *running]
-
-
-def _running(op: Op) -> tuple[str, ...]:
-    return ("mean", "variance") if op in (Op.BATCH_NORM, Op.NORMALIZE) else ()
+    bias = [(names, "b", row["n_out"])] if has_bias else []
+    running = [(("params",), name, row["n_out"]) for name in ("mean", "variance") if op in _WITH_RUNNING]
+    return [(names, "W", row["n_in"] * row["n_out"]), *bias, *running]
 
 
 def _check_span(place: str, offset: str, start: int, length: int, name: str, buffer: Array) -> None:
@@ -249,23 +271,23 @@ def _check_span(place: str, offset: str, start: int, length: int, name: str, buf
         )
 
 
-def _check_layers(plan: Array) -> None:
+def _check_layers(rows: list[Row]) -> None:
     """Refuse rows on parameters that are not those of one layer's forward pass: a backend packs layers whole."""
     layers: dict[int, tuple[int, ...]] = {}
-    for row in plan[np.isin(plan["op"], (Op.LINEAR_FORWARD, Op.BATCH_NORM, Op.NORMALIZE))]:
-        running = (int(row["mean"]), int(row["variance"])) if row["op"] != Op.LINEAR_FORWARD else (NONE, NONE)
-        layer = (int(row["n_in"]), int(row["n_out"]), int(row["b"]), *running)
-        if layers.setdefault(int(row["W"]), layer) != layer:
+    for row in (row for row in rows if row["op"] in _LAYERS):
+        running = (row["mean"], row["variance"]) if row["op"] in _WITH_RUNNING else (NONE, NONE)
+        layer = (row["n_in"], row["n_out"], row["b"], *running)
+        if layers.setdefault(row["W"], layer) != layer:
             raise ValueError(f"two layers of the plan share the weights at {row['W']} but not their sizes and bias")
-    if Op.LINEAR_FORWARD not in plan["op"]:
+    if not any(row["op"] == Op.LINEAR_FORWARD for row in rows):
         raise ValueError("the plan has no linear_forward; add one for each layer")
     spans = [(W, W + n_in * n_out) for W, (n_in, n_out, *_) in layers.items()]
     vectors = [(start, layer[1]) for layer in layers.values() for start in layer[2:] if start != NONE]
     spans = sorted(spans + [(start, start + n_out) for start, n_out in vectors])
     if any(end > start for (_, end), (start, _) in itertools.pairwise(spans)):
         raise ValueError(f"the plan's layers overlap: their parameters lie at {spans}")
-    for number, row in enumerate(plan):
-        op, W, found = Op(row["op"]), int(row["W"]), (int(row["n_in"]), int(row["n_out"]), int(row["b"]))
+    for number, row in enumerate(rows):
+        op, W, found = Op(row["op"]), row["W"], (row["n_in"], row["n_out"], row["b"])
         if op in _ON_PARAMETERS:
             wanted = layers.get(W, ())[:3]
             if found[:2] != wanted[:2] or (op != Op.BACKPROP_DELTA and found != wanted):
@@ -278,22 +300,22 @@ def _check_layers(plan: Array) -> None:
             raise ValueError(f"row {number} of the plan, {name}, has to do with parts of the parameters at {spans}")
 
 
-def _check_sources(plan: Array, buffers: Buffers) -> None:
+def _check_sources(rows: list[Row], buffers: Buffers) -> None:
     """Refuse gathers of more columns than their source has, or of targets that are not there."""
     n_samples = max(len(buffers.X), len(buffers.X_indptr) - 1)
     sources = {Source.X: buffers.X, Source.Y: buffers.y, Source.SAMPLE_WEIGHT: buffers.sample_weight}
     wanted: tuple[int, ...]
     got: tuple[int, ...]
-    for row in plan:
+    for row in rows:
         if row["op"] == Op.GATHER_ROWS:
-            wanted, got = (n_samples, int(row["n_out"])), sources[Source(row["source"])].shape
+            wanted, got = (n_samples, row["n_out"]), sources[Source(row["source"])].shape
         elif row["op"] == Op.GATHER_CSR_ROWS:
-            wanted, got = (n_samples, int(row["n_out"])), (len(buffers.X_indptr) - 1, buffers.X.shape[1])
-            if ((plan["op"] == Op.DROPOUT) & (plan["a"] == row["a"])).any():
+            wanted, got = (n_samples, row["n_out"]), (len(buffers.X_indptr) - 1, buffers.X.shape[1])
+            if any(other["op"] == Op.DROPOUT and other["a"] == row["a"] for other in rows):
                 raise ValueError("the plan drops inputs of CSR samples, which are never made dense; pass dense ones")
         elif row["op"] == Op.GATHER_CLASSES:
             wanted, got = (n_samples,), buffers.classes.shape
-            check_indices("classes", buffers.classes, int(row["n_out"]))
+            check_indices("classes", buffers.classes, row["n_out"])
         else:
             continue
         if wanted != got:
@@ -310,7 +332,7 @@ def check_layer_table(layers: Array, X: Array, params: Array, out: Array, module
         place = f"row {number} of layers"
         n_in, n_out, W, b = layer[:4].tolist()
         pieces, *more = layer[LAYER.index("pieces") : -1].tolist()
-        check_function(place, layer[4:8].view(ACTIVATION)[0], Where(module, params.dtype))
+        check_function(place, layer[4:8].view(ACTIVATION)[0].item(), Where(module, params.dtype))
         vectors = [b, *more] if more[0] != NONE else [b] if b != NONE else []
         fits = W >= 0 and W + n_in * n_out <= size and all(0 <= start <= size - n_out for start in vectors)
         if n_in < 1 or n_out < 1 or not fits or (number and n_in != width):
