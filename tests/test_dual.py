@@ -323,10 +323,11 @@ def summed(z: Any) -> Any:
     return sum([z**k for k in range(3)])
 
 
-def recursive(z: Any) -> Any:
-    if z < 1:
-        return z * z
-    return recursive(z - 1) + 1
+def in_a_loop(z: Any) -> Any:
+    n = 0
+    while z >= 1:
+        z, n = z - 1, n + 1
+    return z * z + n
 
 
 def in_place(z: Any) -> Any:
@@ -348,7 +349,7 @@ FLOW: list[tuple[Callable[[Any], Any], Callable[[Any], Any]]] = [
     (pieces, lambda z: 1.5 * (1 - z * z) if -1 < z < 1 else 0.0),
     (nested, lambda z: 2 * z + 2),
     (summed, lambda z: 1 + 2 * z),
-    (recursive, lambda z: 2 * (z - max(0, math.floor(z)))),
+    (in_a_loop, lambda z: 2 * (z - max(0, math.floor(z)))),
     (in_place, lambda z: 1.0),
 ]
 
