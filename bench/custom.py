@@ -10,18 +10,15 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from timing import by_turns
 
 import fastbp
-
-SECONDS = 0.1
-"""How long one timing takes at least."""
 
 SHAPES = [
     ((64, 32, 10), 1),
@@ -95,14 +92,6 @@ def epochs(
     return train
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start, n = time.perf_counter(), 0
-    while (passed := time.perf_counter() - start) < SECONDS:
-        work()
-        n += 1
-    return passed / n
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=9)
@@ -115,7 +104,7 @@ def main() -> None:
         for sizes, batch_size in SHAPES:
             built_in, custom = (epochs(sizes, batch_size, options, **functions) for functions in pair)
             np.testing.assert_allclose(custom(), built_in(), rtol=tolerance, atol=tolerance)
-            times = [(seconds(built_in), seconds(custom)) for _ in range(options.rounds)]
+            times = by_turns(built_in, custom, options.rounds)
             ratios = [theirs / ours for theirs, ours in times]
             rate = n_steps(batch_size) / statistics.median(theirs for theirs, _ in times)
             shown = [f"{value:.2f}x" for value in (statistics.median(ratios), min(ratios), max(ratios))]

@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
-import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from timing import by_turns
 
 import fastbp
 
@@ -51,35 +52,34 @@ def with_as_many_weights(sizes: tuple[int, ...], pieces: int) -> tuple[int, ...]
     return narrowed(min(widths, key=lambda width: abs(n_weights(narrowed(width), pieces) - n_weights(sizes))))
 
 
-def make(shape: str, kind: str, backend: str, options: argparse.Namespace) -> tuple[fastbp.Trainer, Any, Any]:
-    """Return a trainer and its data."""
-    sizes, batch_size, n = SHAPES[shape]
+def make(
+    shape: str, kind: str, backend: str, options: argparse.Namespace, n: int | None = None
+) -> tuple[fastbp.Trainer, Callable[[], object]]:
+    """Return a trainer and its epoch, on n samples or on the workload's."""
+    sizes, batch_size, n_samples = SHAPES[shape]
     if kind == "maxout":
         sizes = with_as_many_weights(sizes, 2)
     rng = np.random.default_rng(0)
-    X, y = rng.random((n, sizes[0])).astype(options.dtype), rng.integers(0, sizes[-1], n)
+    X, y = (
+        rng.random((n_samples, sizes[0])).astype(options.dtype)[:n],
+        rng.integers(0, sizes[-1], n_samples)[:n],
+    )
     common = {"backend": backend, "n_threads": options.threads}
     net = fastbp.Network(sizes, dtype=options.dtype, random_state=0, **KINDS[kind], **common)
     rule = {"optimizer": "adam", "learning_rate": 1e-5, "batch_size": batch_size}
-    return fastbp.Trainer(net, **rule, random_state=0, **common), X, y
+    trainer = fastbp.Trainer(net, **rule, random_state=0, **common)
+    return trainer, lambda: trainer.fit(X, y)
 
 
 def check(shape: str, kind: str, backend: str, options: argparse.Namespace) -> None:
     """Compare two steps with those of the reference."""
     found = []
     for name in (backend, "numpy"):
-        trainer, X, y = make(shape, kind, name, options)
-        batch = 2 * SHAPES[shape][1]
-        trainer.fit(X[:batch], y[:batch], shuffle=False)
+        trainer, epoch = make(shape, kind, name, options, n=2 * SHAPES[shape][1])
+        epoch()
         found.append(trainer.m.copy())
     tolerance = 1e-3 if options.dtype == "float32" else 1e-9
     np.testing.assert_allclose(found[0], found[1], rtol=0, atol=tolerance * np.abs(found[1]).max())
-
-
-def seconds(trainer: fastbp.Trainer, data: list[Any]) -> float:
-    start = time.perf_counter()
-    trainer.fit(*data)
-    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -92,13 +92,12 @@ def main() -> None:
     options = parser.parse_args()
     table = Table("workload", "backend", "layers", "cost", "smallest", "largest")
     for shape, backend in itertools.product(SHAPES, options.backends):
-        plain, *data = make(shape, "relu", backend, options)
+        _, plain = make(shape, "relu", backend, options)
         for kind in options.kinds:
             check(shape, kind, backend, options)
-            other, *_ = make(shape, kind, backend, options)
-            for trainer in (plain, other):  # the first fit compiles, and learns its pace
-                trainer.fit(*data)
-            times = [(seconds(plain, data), seconds(other, data)) for _ in range(options.rounds)]
+            _, other = make(shape, kind, backend, options)
+            plain(), other()  # the first fit compiles, and learns its pace
+            times = by_turns(plain, other, options.rounds)
             costs = [theirs / ours for ours, theirs in times]
             table.add_row(shape, backend, kind, *(f"{f(costs):.2f}" for f in (statistics.median, min, max)))
     Console(width=100).print(table)

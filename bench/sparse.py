@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +17,9 @@ import numpy as np
 import scipy.sparse
 from rich.console import Console
 from rich.table import Table
+from timing import by_turns
 
 import fastbp
-
-SECONDS = 0.1
-"""How long one timing takes at least."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +55,6 @@ def learners(case: Case, data: Any, y: np.ndarray, options: argparse.Namespace) 
     return [train, lambda: net.forward(data)]
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start, n = time.perf_counter(), 0
-    while (passed := time.perf_counter() - start) < SECONDS:
-        work()
-        n += 1
-    return passed / n
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=9)
@@ -84,7 +73,7 @@ def main() -> None:
             np.testing.assert_array_equal(ours(), theirs())
         rates, ratios = [], []
         for ours, theirs in zip(sparse, dense, strict=True):
-            pairs = [(seconds(ours), seconds(theirs)) for _ in range(options.rounds)]
+            pairs = by_turns(ours, theirs, options.rounds)
             rates.append(n / statistics.median(pair[0] for pair in pairs))
             ratios.append(statistics.median(theirs / ours for ours, theirs in pairs))
         shape = str(case.n_inputs), str(case.n_hidden), str(case.density), str(case.batch_size), case.optimizer

@@ -14,7 +14,6 @@ import itertools
 import math
 import os
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,12 +22,11 @@ import torch
 from fastbp.kernels import usable_processors
 from rich.console import Console
 from rich.table import Table
+from timing import by_turns
 
 import fastbp
 
 CLASSES = {"below 1 MFLOP": (0, 1e6), "1 to 100 MFLOP": (1e6, 1e8), "above 100 MFLOP": (1e8, math.inf)}
-SECONDS = 0.05
-"""How long one timing takes at least."""
 
 
 @dataclass(frozen=True)
@@ -93,20 +91,12 @@ def products(case: Case, dtype: str) -> Callable[[], object]:
     return epoch
 
 
-def seconds(epoch: Callable[[], object]) -> float:
-    start, count = time.perf_counter(), 0
-    while count == 0 or time.perf_counter() - start < SECONDS:
-        epoch()
-        count += 1
-    return (time.perf_counter() - start) / count
-
-
 def ratio(case: Case, options: argparse.Namespace) -> float:
     """Return how many times as fast as the bare products an epoch is."""
     ours = training(case, options.optimizer, options.backend, options.dtype, options.threads)
     bare = products(case, options.dtype)
     ours(), bare()
-    return statistics.median(seconds(bare) / seconds(ours) for _ in range(options.rounds))
+    return statistics.median(theirs / mine for theirs, mine in by_turns(bare, ours, options.rounds))
 
 
 def at_least(least: int) -> Callable[[str], int]:

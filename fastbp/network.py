@@ -221,8 +221,7 @@ class Network(Fixed):
         names = [*hidden, hidden[-1]]  # the output layer is drawn for the last one's
         shapes, pieces = list(pairwise(self.layer_sizes)), [function.pieces for function in self.functions]
         drawn = draw_layers(initializers, shapes, pieces, names, generator, self.dtype)
-        if not self.parameters.flags.writeable:
-            raise ValueError("the network's parameters are read-only; set network.parameters.flags.writeable = True")
+        self.check_writeable()
         for layer, (W, b) in enumerate(drawn):
             self.weights[layer][...] = W
             if self.bias:
@@ -230,6 +229,17 @@ class Network(Fixed):
         for vectors, start in ((self.gammas, 1), (self.running_means, 0), (self.running_variances, 1)):
             for vector in vectors:
                 vector[...] = start
+
+    def check_writeable(self) -> None:
+        """Refuse to change parameters that their owner made read-only.
+
+        Raises
+        ------
+        ValueError
+            If they are.
+        """
+        if not self.parameters.flags.writeable:
+            raise ValueError("the network's parameters are read-only; set network.parameters.flags.writeable = True")
 
     def __repr__(self) -> str:
         sizes = "-".join(map(str, self.layer_sizes))

@@ -80,12 +80,13 @@ class Stream:
         for name, value in values.items():
             self.table[name] = value
         run.losses[:] = 0
-        module = run.backend.module
+        module, has_any = run.backend.module, bool(buffers.m.size)
         module.pack(rows, buffers, not run.has_moments)
-        module.train_steps(rows, self.table, self.order, len(self.order), buffers, run.losses, 1)
-        moments = moments and bool(buffers.m.size)
-        module.unpack(rows, buffers, True, moments)
-        run.has_moments = bool(buffers.m.size) and not moments
+        try:
+            module.train_steps(rows, self.table, self.order, len(self.order), buffers, run.losses, 1)
+        finally:
+            module.unpack(rows, buffers, True, moments and has_any)
+            run.has_moments = has_any and not moments
         if not run.n_done:
             raise NonFinite("x contains NaN or infinity; leave this sample out")
         return float(run.losses[0] + run.losses[1]) / len(self.order)

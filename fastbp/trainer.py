@@ -242,8 +242,7 @@ class Trainer(Fixed):
         if class_weight is not None:
             data["sample_weight"] = weigh_classes(class_weight, data, self.network.activations[-1].code)
         validation = None if validation_data is None else self._data(*_as_pair(validation_data), None)
-        if not self.network.parameters.flags.writeable:
-            raise ValueError("the network's parameters are read-only; set network.parameters.flags.writeable = True")
+        self.network.check_writeable()
         with ExitStack() as ends:
             workspace = ends.enter_context(self._workspace())
             if callbacks or on_the_way:  # they look at the moments; a run that is given up finds them as they were
@@ -303,13 +302,10 @@ class Trainer(Fixed):
         21.0
         """
         _check_fit(1, alpha, "mean")
+        self.network.check_writeable()
         values = {"l2": alpha, **self._step_values(1, None)}
         with self._workspace() as workspace:
-            stream = self._stream
-            if stream is None or not stream.fits(workspace) or not stream.takes(x, y):
-                stream = self._stream = self._stream_of(self._data(*as_step(x, y), None), workspace)
-            if self._last is not stream.run:
-                self._sync_last()
+            stream = self._stream_with(x, y, workspace)
             if self.n_steps == 0 and self.average.size:
                 self.average[...] = self.network.parameters
             try:
@@ -318,13 +314,20 @@ class Trainer(Fixed):
                 self.n_steps += stream.run.n_done
                 self._last = stream.run if stream.run.has_moments else None
 
-    def _stream_of(self, data: dict[str, NDArray[Any]], workspace: dict[str, NDArray[Any]]) -> Stream:
-        """Return a stream with these samples in place: the last one, or a new one where it has other shapes."""
-        if self._stream is not None and self._stream.fits(workspace) and self._stream.put(data):
-            return self._stream
-        own = {name: array.copy() for name, array in data.items()}
-        n_classes = self.network.layer_sizes[-1] if data["classes"].size else 0
-        return Stream(self._run(own, workspace, checked=False), n_classes)
+    def _stream_with(self, x: Any, y: Any, workspace: dict[str, NDArray[Any]]) -> Stream:
+        """Return a stream with samples in place: the last one, or a new one where they have other shapes."""
+        stream = self._stream if self._stream is not None and self._stream.fits(workspace) else None
+        if stream is not None and self._last is not stream.run:
+            self._sync_last()  # a fit came in between: the moments are where their owner looks for them
+            stream.run.has_moments = False
+        if stream is not None and stream.takes(x, y):
+            return stream
+        data = self._data(*as_step(x, y), None)
+        if stream is None or not stream.put(data):
+            own = {name: array.copy() for name, array in data.items()}
+            n_classes = self.network.layer_sizes[-1] if data["classes"].size else 0
+            stream = self._stream = Stream(self._run(own, workspace, checked=False), n_classes)
+        return stream
 
     @property
     def seed(self) -> int:

@@ -1,4 +1,4 @@
-"""The script that compares two runs of the benchmark cases."""
+"""The scripts that compare two runs of the benchmark cases, and two versions by turns."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from fastbp import kernels
 
 COMPARE = Path(__file__).parents[1] / "bench" / "compare.py"
 if not COMPARE.exists():
@@ -59,3 +61,22 @@ def test_a_file_that_is_no_run_is_refused(tmp_path: Path) -> None:
         assert refused.returncode == 1
         assert path.name in refused.stderr
         assert "Traceback" not in refused.stderr
+
+
+def test_a_version_against_itself() -> None:
+    """Both processes compute the same, and a ratio is found for each kind of work."""
+    checkout, name = COMPARE.parents[1], kernels.resolve()
+    options = ["--rounds", "1", "--processes", "1", "--rows", "tiny", "--dtypes", "float32", "--backends", name]
+    command = [sys.executable, "bench/versions.py", ".", ".", "--kinds", "fit", "predict", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=checkout)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("│")[1:-1] for line in done.stdout.splitlines() if "tiny" in line]
+    assert [row[0].strip() for row in rows] == ["fit", "predict"]
+    assert all(float(row[4]) > 0 for row in rows)
+
+
+def test_a_folder_without_a_checkout_is_no_version(tmp_path: Path) -> None:
+    command = [sys.executable, str(COMPARE.with_name("versions.py")), str(tmp_path), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert "pass a checkout's folder" in done.stderr or "No module named 'fastbp'" in done.stderr

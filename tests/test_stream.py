@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import fastbp
+from fastbp import kernels
 
 RNG = np.random.default_rng(0)
 X, LABELS = RNG.standard_normal((40, 6)), RNG.integers(0, 3, 40)
@@ -85,6 +86,59 @@ def test_steps_and_fits_by_turns(backend_name: str) -> None:
     mixed = copy.deepcopy(mixed)
     mixed.fit(X[30:], LABELS[30:], shuffle=False)
     assert state(mixed) == state(fitted)
+
+
+def test_what_is_written_to_the_moments_counts(backend_name: str) -> None:
+    """A fit comes between a step and whoever sets the moments back: the next step takes them from there."""
+    trainers = [make(backend_name, batch_size=1, optimizer="adam") for _ in range(2)]
+    for trainer in trainers:
+        trainer.step(X[0], LABELS[0])
+        trainer.fit(X[:5], LABELS[:5], shuffle=False)
+        trainer.m[...] = trainer.v[...] = 0
+    stepping, fitted = trainers
+    stepping.step(X[5], LABELS[5])
+    fitted.fit(X[5:6], LABELS[5:6])
+    assert state(stepping) == state(fitted)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_step_goes_on_with_the_moments_of_a_fit(backend_name: str, batch_size: int) -> None:
+    fitted, mixed = (make(backend_name, batch_size=batch_size, optimizer="adam") for _ in range(2))
+    fitted.fit(X[:24], LABELS[:24], shuffle=False)
+    mixed.fit(X[:8], LABELS[:8], shuffle=False)
+    for start in range(8, 24, batch_size):
+        mixed.step(X[start : start + batch_size], LABELS[start : start + batch_size])
+    assert state(mixed) == state(fitted)
+
+
+def test_read_only_parameters_are_refused(backend_name: str) -> None:
+    trainer = make(backend_name)
+    trainer.step(X[0], LABELS[0])
+    trainer.network.parameters.flags.writeable = False
+    then = state(trainer)
+    with pytest.raises(ValueError, match="parameters are read-only; set network"):
+        trainer.step(X[1], LABELS[1])
+    assert state(trainer) == then
+
+
+def test_an_interruption_leaves_whole_steps(backend_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C right after the kernel: the step is done, and its parameters and moments are where they belong."""
+    trainers = [make(backend_name, batch_size=1, optimizer="adam") for _ in range(2)]
+    for trainer in trainers:
+        trainer.step(X[0], LABELS[0])
+    module = kernels.backend(backend_name).module
+    kernel = module.train_steps
+
+    def interrupted(*args: Any) -> None:
+        kernel(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "train_steps", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trainers[0].step(X[1], LABELS[1])
+    trainers[1].step(X[1], LABELS[1])
+    assert state(trainers[0]) == state(trainers[1])
 
 
 WRONG: dict[str, tuple[Callable[[fastbp.Trainer], Any], str]] = {
