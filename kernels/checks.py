@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from . import reference
 from .contract import (
     ACTIVATION,
-    FIRST_KEPT,
     LOSS,
     NONE,
     OPERATIONS,
@@ -42,6 +41,7 @@ from .plan_checks import (
     check_indices,
     check_layer_table,
     check_loss,
+    check_loss_output,
     check_plan,
     check_stream,
 )
@@ -186,12 +186,6 @@ _OPTIONAL = ("scratch", "n_threads")
 """Arguments that may be left out, by keyword."""
 
 _CODES: dict[str, type[IntEnum]] = {"optimizer": Optimizer}
-_LOSS_OUTPUTS = {
-    Loss.CROSS_ENTROPY: Activation.SOFTMAX,
-    Loss.BINARY_CROSS_ENTROPY: Activation.LOGISTIC,
-    Loss.POISSON: Activation.EXP,
-    Loss.CUSTOM: Activation.IDENTITY,
-}
 
 
 class Backend:
@@ -438,18 +432,7 @@ def _check_loss(values: dict[str, Any], sizes: dict[str, int], module: ModuleTyp
     _check_activation(values, sizes, module)
     code, address = values["loss"][0].item()
     check_loss("loss", code, address, _where(values, module))
-    loss, activation = Loss(code), Activation(values["activation"]["code"][0])
-    wanted = _LOSS_OUTPUTS.get(loss, activation)
-    if activation not in (wanted, Activation.IDENTITY):
-        raise ValueError(
-            f"loss {loss.name.lower()!r} needs the output activation {wanted.name.lower()!r}, got "
-            f"{activation.name.lower()!r}; or pass 'identity' for d loss / d a, and activation_delta for the rest"
-        )
-    if activation >= FIRST_KEPT:
-        raise ValueError(
-            f"the derivative of {activation.name.lower()!r} is not known from its output; pass 'identity' for "
-            "d loss / d a, and activation_delta for the rest"
-        )
+    check_loss_output("loss", code, values["activation"]["code"][0])
 
 
 def _check_activation(values: dict[str, Any], sizes: dict[str, int], module: ModuleType) -> None:

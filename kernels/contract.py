@@ -215,6 +215,10 @@ class Op(IntEnum):
     AVERAGE_STEP = 18
 
 
+LAYER_OPS = Op.LINEAR_FORWARD, Op.BATCH_NORM, Op.NORMALIZE
+"""Rows that are the forward pass of a layer with parameters of its own."""
+
+
 class Source(IntEnum):
     """Which of a run's arrays a ``GATHER_ROWS`` row copies from."""
 

@@ -92,15 +92,19 @@ def scratch_size(n_in, n_out, n_rows):
 
 def run_scratch_size(plan, n_rows, n_threads, n_entries):
     """Return how many elements of ``scratch`` a walk of ``plan`` needs: its parameters packed, and its largest layer."""
-    layers = [row for row in plan if row["op"] == contract.Op.LINEAR_FORWARD]
-    sizes = [(int(row["n_in"]), int(row["n_out"])) for row in layers]
-    largest = [max(size, default=0) for size in zip(*sizes)] or [0, 0]
-    packed = sum([(_whole(n_in) + 1) * _whole(n_out) for n_in, n_out in sizes])
-    packed += sum([4 * _whole(int(row["n_out"])) for row in plan if row["op"] in (BATCH_NORM, NORMALIZE)])
-    outputs = contract.room(n_rows, _whole(largest[1]))  # of a prediction
-    csr = _csr_size(plan, largest[1], n_threads, n_entries)
+    rows = list(zip(*[plan[name].tolist() for name in ("op", "n_in", "n_out")]))
+    layers = [(n_in, n_out) for op, n_in, n_out in rows if op in contract.LAYER_OPS]
+    n_in, n_out = [max([size[i] for size in layers], default=0) for i in range(2)]
+    widest = max([n for op, _, n in rows if op in LAST], default=0)
+    packed = sum([(n_in + 3) * _whole(n_out) for n_in, n_out in layers])  # with a bias, mean and variance
+    csr = _csr_size(plan, n_out, n_threads, n_entries)
     norms = 2 * (packed // NORM_BLOCK + 1 + 2 * len(plan)) if CLIP_NORM in plan["op"].tolist() else 0
-    return _workspace_size(*largest, n_rows, n_threads) + outputs + sum(_used(plan)) * packed + csr + _whole(norms)
+    parts = _workspace_size(n_in, n_out, n_rows, n_threads) + contract.room(n_rows, _whole(widest)) + csr + _whole(norms)
+    return parts + sum(_used(plan)) * packed
+
+
+LAST = *contract.LAYER_OPS, ACTIVATE, MAXOUT
+"""Rows that may be the last ones of a prediction."""
 
 
 def rows_scratch_size(layers):
@@ -117,9 +121,9 @@ def _used(plan):
     """Return whether a plan uses params, grads, m, v and average."""
     ops = plan["op"].tolist()
     updates = LINEAR_UPDATE, BATCH_NORM_DELTA, OPTIMIZER_STEP
-    rules = {rule for op, rule in zip(ops, plan["optimizer"].tolist()) if op in updates} - {NONE}
-    gradient = bool({LINEAR_GRAD, OPTIMIZER_STEP, CLIP_NORM} & {*ops})
-    m, v = [any([name in contract.MOMENTS[rule] for rule in rules]) for name in ("m", "v")]
+    rules = {rule for op, rule in zip(ops, plan["optimizer"].tolist()) if op in updates}
+    gradient = NONE in rules or bool({LINEAR_GRAD, OPTIMIZER_STEP, CLIP_NORM} & {*ops})
+    m, v = [any([name in contract.MOMENTS[rule] for rule in rules - {NONE}]) for name in ("m", "v")]
     return True, gradient, m, v, AVERAGE_STEP in ops
 
 
@@ -193,9 +197,9 @@ def linear_forward(
     cdef real* below
     cdef real* out
     with nogil:
-        below, out = _take_batch(&rest, &batch, layer.n_in), _take_batch(&rest, &batch, layer.n_out)
+        below = _take_packed(&rest, &worker, &batch, layer.n_in, &a_prev[0, 0])
+        out = _take_batch(&rest, &batch, layer.n_out)
         layer.W, layer.b = _take_weights(&rest, &layer, &W[0, 0]), _take_bias(&rest, &layer, &b[0], b.shape[0])
-        _pack_batch(&worker, &batch, layer.n_in, &a_prev[0, 0], NULL, below)
         _linear_forward(&worker, &batch, below, &layer, &activation[0], False, out)
         _unpack_batch(&worker, &batch, layer.n_out, out, &a[0, 0])
 
@@ -214,15 +218,19 @@ def batch_norm(
     real[:, ::1] a,
     int n_threads=1,
 ):
-    cdef const Tiles* cpu = tiles(&a[0, 0])
     cdef Py_ssize_t n = z.shape[1]
-    cdef Batch batch = Batch(z.shape[0], 0, 0, 0)
-    cdef real[::1] mu = np.empty_like(mean)
-    cdef Affine affine = Affine(&mu[0], &rstd[0], &gamma[0], &beta[0])
+    cdef Batch batch = _batch(z.shape[0], &a[0, 0])
+    cdef real[::1] scratch = _scratch_for(z, a)
+    cdef real* rest = &scratch[0]
+    cdef Worker worker = _for_units(&batch, n, &rest)
+    cdef Norm norm = Norm(n, <void*> &gamma[0], <void*> &beta[0], &mean[0], &variance[0], epsilon, momentum)
+    cdef real* packed
+    cdef real* out
     with nogil:
-        cpu.batch_moments(&batch, n, n, 0, n, &z[0, 0], &mu[0], &rstd[0])
-        _keep_moments(batch.n, n, epsilon, momentum, &mu[0], &rstd[0], &mean[0], &variance[0])
-        cpu.normalize(&batch, n, n, 0, n, &z[0, 0], &affine, &activation[0], &normalized[0, 0], &a[0, 0])
+        packed, out = _take_packed(&rest, &worker, &batch, n, &z[0, 0]), _take_batch(&rest, &batch, n)
+        _batch_norm(&worker, &batch, &norm, packed, &activation[0], packed, &rstd[0], out)
+        _unpack_batch(&worker, &batch, n, packed, &normalized[0, 0])
+        _unpack_batch(&worker, &batch, n, out, &a[0, 0])
 
 
 def normalize(
@@ -237,12 +245,16 @@ def normalize(
     int n_threads=1,
 ):
     cdef Py_ssize_t n = z.shape[1]
-    cdef Batch batch = Batch(z.shape[0], 0, 0, 0)
-    cdef real[::1] rstd = np.empty_like(mean)
-    cdef Affine affine = Affine(&mean[0], &rstd[0], &gamma[0], &beta[0])
+    cdef Batch batch = _batch(z.shape[0], &a[0, 0])
+    cdef real[::1] scratch = _scratch_for(z)
+    cdef real* rest = &scratch[0]
+    cdef Worker worker = _for_units(&batch, n, &rest)
+    cdef Norm norm = Norm(n, <void*> &gamma[0], <void*> &beta[0], <void*> &mean[0], <void*> &variance[0], epsilon, 0)
+    cdef real* packed
     with nogil:
-        _take_roots(n, epsilon, &variance[0], &rstd[0])
-        tiles(&a[0, 0]).normalize(&batch, n, n, 0, n, &z[0, 0], &affine, &activation[0], NULL, &a[0, 0])
+        packed = _take_packed(&rest, &worker, &batch, n, &z[0, 0])
+        _normalize(&worker, &batch, &norm, packed, &activation[0], packed)
+        _unpack_batch(&worker, &batch, n, packed, &a[0, 0])
 
 
 def activate(
@@ -250,15 +262,22 @@ def activate(
 ):
     with nogil:
         tiles(&a[0, 0]).activate_row(
-            a.shape[0] * a.shape[1], &z[0, 0], NULL, &activation[0], &a[0, 0], &saved[0, 0] if saved.shape[0] else NULL
+            a.shape[0] * a.shape[1], &z[0, 0], NULL, &activation[0], &a[0, 0], _first_of(saved)
         )
 
 
 def maxout(const real[:, ::1] z, real[:, ::1] a, int n_threads=1):
-    cdef Py_ssize_t r, n = a.shape[1], pieces = z.shape[1] // n
+    cdef Py_ssize_t n_in = z.shape[1], n = a.shape[1]
+    cdef Batch batch = _batch(a.shape[0], &a[0, 0])
+    cdef real[::1] scratch = _scratch_for(z, a)
+    cdef real* rest = &scratch[0]
+    cdef Worker worker = _for_units(&batch, n, &rest)
+    cdef real* packed
+    cdef real* out
     with nogil:
-        for r in range(a.shape[0]):
-            tiles(&a[0, 0]).maxout(n, pieces, n, &z[r, 0], &a[r, 0])
+        packed, out = _take_packed(&rest, &worker, &batch, n_in, &z[0, 0]), _take_batch(&rest, &batch, n)
+        _maxout(&worker, &batch, n_in, n, packed, out)
+        _unpack_batch(&worker, &batch, n, out, &a[0, 0])
 
 
 def dropout(
@@ -266,12 +285,20 @@ def dropout(
     real[:, ::1] saved, int n_threads=1
 ):
     cdef Py_ssize_t n = a.shape[1]
-    cdef Batch batch = Batch(a.shape[0], 0, 0, 0)
-    cdef Masks masks = _masks(probability, stream, &step[0])
+    cdef Batch batch = _batch(a.shape[0], &a[0, 0])
+    cdef real[::1] scratch = _scratch_for(a, a)
+    cdef real* rest = &scratch[0]
+    cdef Worker worker = _for_units(&batch, n, &rest)
+    cdef real* packed
+    cdef real* kept = NULL
     with nogil:
-        tiles(&a[0, 0]).dropout(
-            &batch, n, n, 0, n, &masks, &activation[0], &a[0, 0], &saved[0, 0] if saved.shape[0] else NULL
-        )
+        packed = _take_packed(&rest, &worker, &batch, n, &a[0, 0])
+        if _first_of(saved) != NULL:
+            kept = _take_packed(&rest, &worker, &batch, n, &saved[0, 0])
+        _dropout(&worker, &batch, n, packed, &activation[0], probability, stream, &step[0], kept)
+        _unpack_batch(&worker, &batch, n, packed, &a[0, 0])
+        if kept != NULL:
+            _unpack_batch(&worker, &batch, n, kept, &saved[0, 0])
 
 
 def output_delta(
@@ -308,10 +335,19 @@ def activation_delta(
 
 
 def maxout_delta(const real[:, ::1] z, const real[:, ::1] delta, real[:, ::1] delta_z, int n_threads=1):
-    cdef Py_ssize_t r, n = delta.shape[1], pieces = z.shape[1] // n
+    cdef Py_ssize_t n_in = z.shape[1], n = delta.shape[1]
+    cdef Batch batch = _batch(delta.shape[0], &z[0, 0])
+    cdef real[::1] scratch = _scratch_for(z, delta, delta_z)
+    cdef real* rest = &scratch[0]
+    cdef Worker worker = _for_units(&batch, n, &rest)
+    cdef real* packed
+    cdef real* error
+    cdef real* out
     with nogil:
-        for r in range(delta.shape[0]):
-            tiles(&z[0, 0]).maxout_delta(n, pieces, n, &z[r, 0], &delta[r, 0], &delta_z[r, 0])
+        packed = _take_packed(&rest, &worker, &batch, n_in, &z[0, 0])
+        error, out = _take_packed(&rest, &worker, &batch, n, &delta[0, 0]), _take_batch(&rest, &batch, n_in)
+        _maxout_delta(&worker, &batch, n_in, n, packed, error, out)
+        _unpack_batch(&worker, &batch, n_in, out, &delta_z[0, 0])
 
 
 def batch_norm_delta(
@@ -324,17 +360,18 @@ def batch_norm_delta(
     real[::1] grad_beta,
     int n_threads=1,
 ):
-    cdef const Tiles* cpu = tiles(&delta[0, 0])
     cdef Py_ssize_t n = delta.shape[1]
-    cdef Batch batch = Batch(delta.shape[0], 0, 0, 0)
-    cdef real[:, ::1] sums = np.empty((2, n), np.asarray(delta).dtype)
-    cdef Affine affine = Affine(NULL, &rstd[0], &gamma[0], NULL)
+    cdef Batch batch = _batch(delta.shape[0], &delta[0, 0])
+    cdef real[::1] scratch = _scratch_for(normalized, delta)
+    cdef real* rest = &scratch[0]
+    cdef Worker worker = _for_units(&batch, n, &rest)
+    cdef Layer layer = Layer(1, n, &grad_gamma[0], NULL, NULL, &grad_beta[0], NULL, NULL)
+    cdef real* x
+    cdef real* error
     with nogil:
-        cpu.batch_norm_delta(
-            &batch, n, n, 0, n, &normalized[0, 0], &affine, &delta[0, 0], &sums[0, 0], &sums[1, 0]
-        )
-        cpu.apply(NONE, &step[0], step[0].grad_scale, n, &sums[0, 0], &grad_gamma[0], NULL, NULL)
-        cpu.apply(NONE, &step[0], step[0].grad_scale, n, &sums[1, 0], &grad_beta[0], NULL, NULL)
+        x, error = _take_packed(&rest, &worker, &batch, n, &normalized[0, 0]), _take_packed(&rest, &worker, &batch, n, &delta[0, 0])
+        _batch_norm_delta(&worker, &batch, n, x, &rstd[0], &gamma[0], NONE, &step[0], &layer, error)
+        _unpack_batch(&worker, &batch, n, error, &delta[0, 0])
 
 
 def backprop_delta(
@@ -354,11 +391,10 @@ def backprop_delta(
     cdef real* below
     cdef real* out
     with nogil:
-        error, below = _take_batch(&rest, &batch, layer.n_out), _take_batch(&rest, &batch, layer.n_in)
+        error = _take_packed(&rest, &worker, &batch, layer.n_out, &delta[0, 0])
+        below = _take_packed(&rest, &worker, &batch, layer.n_in, &a_prev[0, 0])
         out = _take_batch(&rest, &batch, layer.n_in)
         layer.W = _take_weights(&rest, &layer, &W[0, 0])
-        _pack_batch(&worker, &batch, layer.n_out, &delta[0, 0], NULL, error)
-        _pack_batch(&worker, &batch, layer.n_in, &a_prev[0, 0], NULL, below)
         _backprop_delta(&worker, &batch, error, &layer, below, &activation[0], out)
         _unpack_batch(&worker, &batch, layer.n_in, out, &delta_prev[0, 0])
 
@@ -498,6 +534,13 @@ def _numbers(plan):
     """Return a plan's rows as plain numbers, and a copy: to look at records takes NumPy longer than a small kernel."""
     rows = plan.view(np.int64)
     return rows, rows.copy()
+
+
+def _scratch_for(*matrices):
+    """Return a workspace in which matrices of a batch have room when packed."""
+    n_rows, widths = len(matrices[0]), [matrix.shape[1] for matrix in matrices]
+    size = _workspace_size(1, min(widths), n_rows, 1) + sum([contract.room(n_rows, _whole(n)) for n in widths])
+    return np.empty(size, np.asarray(matrices[0]).dtype)
 
 
 def _flat(buffers):

@@ -100,7 +100,7 @@ cdef bint _numbers_do(const Row* plan, Py_ssize_t n_plan, Py_ssize_t place) noex
             if plan[r].n_out > MOST_NUMBERS:
                 return False
         else:
-            is_used = place in (plan[r].a, plan[r].a_prev, plan[r].saved, plan[r].weight, plan[r].delta, plan[r].delta_prev)
+            is_used = place in (plan[r].a, plan[r].a_prev, plan[r].saved, plan[r].weight, plan[r].delta, plan[r].delta_prev, plan[r].rstd)
             if is_used or (plan[r].op == OUTPUT_DELTA and plan[r].y == place and plan[r].loss != CROSS_ENTROPY):
                 return False
     return is_gathered
@@ -289,9 +289,21 @@ cdef inline real* _take(real** rest, Py_ssize_t n) noexcept nogil:
     return start
 
 
+cdef inline real* _first_of(real[:, ::1] matrix) noexcept nogil:
+    """Return where a matrix begins that may be left out: NULL if it is empty."""
+    return &matrix[0, 0] if matrix.shape[0] and matrix.shape[1] else NULL
+
+
 cdef inline real* _take_batch(real** rest, const Batch* batch, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t L = tiles(rest[0]).lanes
     return _take(rest, batch.n * _rounded(n, L) if batch.n_panels == 0 else batch.n_panels * n * TILE_VECTORS * L)
+
+
+cdef real* _take_packed(real** rest, Worker* worker, const Batch* batch, Py_ssize_t n, const real* X) noexcept nogil:
+    """Pack the samples of X (., n)."""
+    cdef real* packed = _take_batch(rest, batch, n)
+    _pack_batch(worker, batch, n, X, NULL, packed)
+    return packed
 
 
 cdef real* _take_weights(real** rest, const Layer* layer, const real* W) noexcept nogil:
@@ -327,9 +339,8 @@ def _update_by_hand(
     cdef bint moment = rule > SGD and rule < RMSPROP, second = rule >= ADAM
     cdef Py_ssize_t n_out = W.shape[1], n_bias = param_b.shape[0]
     with nogil:
-        below, error = _take_batch(&rest, &batch, layer.n_in), _take_batch(&rest, &batch, n_out)
-        _pack_batch(&worker, &batch, layer.n_in, &a_prev[0, 0], NULL, below)
-        _pack_batch(&worker, &batch, n_out, &delta[0, 0], NULL, error)
+        below = _take_packed(&rest, &worker, &batch, layer.n_in, &a_prev[0, 0])
+        error = _take_packed(&rest, &worker, &batch, n_out, &delta[0, 0])
         layer.W, layer.b = _take_weights(&rest, &layer, &param_W[0, 0]), _take_bias(&rest, &layer, &param_b[0], n_bias)
         weights = <real*> layer.W
         if rule == NONE:

@@ -86,11 +86,14 @@ cdef bint _train_step(
     cdef Csr* sparse
     cdef const Row* row
     cdef Layer layer
+    cdef Norm norm
+    cdef real* saved
     cdef Py_ssize_t r, row_bytes, a_first = NONE
     ahead.n_sources = 0
     for r in range(n_plan):
         row = &plan[r]
         a_prev, a, delta, sparse = work + row.a_prev, work + row.a, work + row.delta, csr if row.a_prev == csr.place else NULL
+        saved = NULL if row.saved == NONE else work + row.saved
         if row.op <= GATHER_CLASSES:
             if not _gather(worker, row, csr, batch, a) and row.finite == 1:
                 ATOMIC_STORE(worker.barrier + STOPPED, 1)
@@ -106,13 +109,14 @@ cdef bint _train_step(
             else:
                 _linear_forward(worker, batch, a_prev, &layer, _activation(row), skip_zeros, a)
         elif row.op == BATCH_NORM:
-            _batch_norm(worker, batch, row, a_prev, states[0], work, a)
+            norm = _norm(row, states[0])
+            _batch_norm(worker, batch, &norm, a_prev, _activation(row), saved, work + row.rstd, a)
         elif row.op == ACTIVATE:
-            _activate(worker, batch, row.n_out, a_prev, _activation(row), a, NULL if row.saved == NONE else work + row.saved)
+            _activate(worker, batch, row.n_out, a_prev, _activation(row), a, saved)
         elif row.op == MAXOUT:
-            _maxout(worker, batch, row, a_prev, a)
+            _maxout(worker, batch, row.n_in, row.n_out, a_prev, a)
         elif row.op == DROPOUT:
-            _dropout(worker, batch, row, step, a, NULL if row.saved == NONE else work + row.saved)
+            _dropout(worker, batch, row.n_out, a, _activation(row), row.probability, row.stream, step, saved)
         elif row.op == OUTPUT_DELTA:
             _output_delta(
                 worker, batch, row.n_out, a, work + row.y, NULL if row.weight == NONE else work + row.weight,
@@ -121,11 +125,11 @@ cdef bint _train_step(
         elif row.op == ACTIVATION_DELTA:
             _activation_delta(worker, batch, row.n_out, a_prev, _activation(row), delta)
         elif row.op == MAXOUT_DELTA:
-            _maxout_delta(worker, batch, row, a_prev, delta, work + row.delta_prev)
+            _maxout_delta(worker, batch, row.n_in, row.n_out, a_prev, delta, work + row.delta_prev)
         elif row.op == BATCH_NORM_DELTA:
             layer = _layer(row, states[1 if row.optimizer == NONE else 0], states[2], states[3])
             _batch_norm_delta(
-                worker, batch, row, step, a_prev, work + row.rstd, &layer, states[0] + row.W, delta
+                worker, batch, row.n_out, a_prev, work + row.rstd, states[0] + row.W, row.optimizer, step, &layer, delta
             )
         elif row.op == BACKPROP_DELTA:
             layer = _layer(row, states[0], states[0], states[0])
@@ -196,6 +200,7 @@ def _predict(
     cdef Py_ssize_t start = 0, p, n_rows, n_out = out.shape[1]
     cdef Batch batch
     cdef Layer layer
+    cdef Norm norm
     cdef const Row* row
     cdef real* a_prev
     cdef real* a
@@ -216,11 +221,12 @@ def _predict(
                     else:
                         _linear_forward(&worker, &batch, a_prev, &layer, _activation(row), False, a)
                 elif row.op == NORMALIZE:
-                    _normalize(&worker, &batch, row, a_prev, packed, a)
+                    norm = _norm(row, packed)
+                    _normalize(&worker, &batch, &norm, a_prev, _activation(row), a)
                 elif row.op == ACTIVATE:
                     _activate(&worker, &batch, row.n_out, a_prev, _activation(row), a, <real*> NULL)
                 elif row.op == MAXOUT:
-                    _maxout(&worker, &batch, row, a_prev, a)
+                    _maxout(&worker, &batch, row.n_in, row.n_out, a_prev, a)
                 else:
                     _gather(&worker, row, &csr, &batch, a)
                 _meet(&worker)
@@ -259,8 +265,8 @@ cdef void _predict_row(
             _take_roots(n, layer.epsilon, params + layer.variance, sums + room)
             affine = Affine(params + layer.mean, sums + room, params + layer.gamma, params + layer.b)
             cpu.normalize(&one, n, n, 0, n, sums, &affine, <const Activation*> &layer.activation, NULL, z)
+        if layer.activation == SOFTMAX:
+            cpu.softmax(n, False, z)
         if layer.pieces > 1:
             cpu.maxout(n // layer.pieces, layer.pieces, n // layer.pieces, z, a)
-        if layer.activation == SOFTMAX:
-            cpu.softmax(n, False, a)
         x = a

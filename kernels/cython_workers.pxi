@@ -53,7 +53,7 @@ cdef Worker _worker_of(
     """Return a thread's worker for the walk of a plan."""
     cdef Py_ssize_t n_in = 0, n_out = 0, r
     for r in range(n_plan):
-        if plan[r].op == LINEAR_FORWARD:
+        if _is_layer(&plan[r]):
             n_in, n_out = max(n_in, plan[r].n_in), max(n_out, plan[r].n_out)
     return _worker(thread, barrier, n_in, n_out, n_rows, rest)
 
@@ -64,6 +64,12 @@ cdef Worker _alone(const Batch* batch, const Layer* layer, real** rest) noexcept
     cdef Worker worker = _worker(0, &one, layer.n_in, layer.n_out, batch.n, rest)
     worker.barrier = NULL
     return worker
+
+
+cdef Worker _for_units(const Batch* batch, Py_ssize_t n, real** rest) noexcept nogil:
+    """Return the only worker of an operation by hand on n units."""
+    cdef Layer layer = Layer(1, n, NULL, NULL, NULL, NULL, NULL, NULL)
+    return _alone(batch, &layer, rest)
 
 
 cdef inline void _meet(Worker* worker) noexcept nogil:

@@ -135,21 +135,18 @@ def scratch_size(n_in, n_out, n_rows):
 def run_scratch_size(plan, n_rows, n_threads, n_entries):
     """Return how many elements of ``scratch`` a walk of ``plan`` needs: parameters packed, and its largest layer."""
     rows = list(zip(*(plan[name].tolist() for name in ("op", "n_in", "n_out")), strict=True))
-    sizes = [(whole(n_in), whole(n_out)) for op, n_in, n_out in rows if op == Op.LINEAR_FORWARD]
-    n_in, n_out = (max(size, default=0) for size in ([n for n, _ in sizes], [n for _, n in sizes]))
-    packed = sum((n_in + 1) * n_out for n_in, n_out in sizes)
-    packed += sum(4 * whole(n_out) for op, _, n_out in rows if op in _NORMALIZING)
-    last = [n_out for op, _, n_out in rows if op in _LAST]
-    outputs = contract.room(n_rows, max([n_out, *last]))  # of a prediction, whose last row may be any of these
+    layers = [(whole(n_in), whole(n_out)) for op, n_in, n_out in rows if op in contract.LAYER_OPS]
+    n_in, n_out = (max((size[i] for size in layers), default=0) for i in range(2))
+    widest = max((n for op, _, n in rows if op in _LAST), default=0)
+    packed = sum((n_in + 3) * n_out for n_in, n_out in layers)  # with a bias, mean and variance
     csr = csr_size(plan, n_out, n_threads, n_entries)
     norms = 2 * (packed // NORM_BLOCK + 1 + 2 * len(plan)) if Op.CLIP_NORM in plan["op"].tolist() else 0
-    parts = workspace_size(n_in, n_out, whole(n_rows), n_threads) + outputs + csr + whole(norms)
+    parts = workspace_size(n_in, n_out, whole(n_rows), n_threads) + contract.room(n_rows, widest) + csr + whole(norms)
     return parts + sum(_used(plan)) * packed
 
 
-_NORMALIZING = Op.BATCH_NORM, Op.NORMALIZE
-_LAST = Op.NORMALIZE, Op.ACTIVATE, Op.MAXOUT
-"""Rows that may be the last ones of a prediction, beside products."""
+_LAST = *contract.LAYER_OPS, Op.ACTIVATE, Op.MAXOUT
+"""Rows that may be the last ones of a prediction."""
 
 
 def rows_scratch_size(layers):

@@ -16,7 +16,7 @@ from .numba_jit import inlined, kernel, struct
 from .numba_rows import gather_panel, is_finite, pack, scatter_panel, unpack
 from .numba_tiles import TILE_VECTORS
 from .numba_vectors import at, is_null, lanes, load, null, pointer, splat, store, store_vector
-from .numba_workers import rounded, share, take
+from .numba_workers import is_layer, is_norm, rounded, share, take
 
 
 @struct("B", "iiii")
@@ -305,18 +305,6 @@ def pack_weights(tiles, n_in, n_out, W, strips, back):
 
 
 @inlined
-def is_norm(op):
-    """Tell whether a row normalises a layer: gamma is its one row of weights, beta its bias."""
-    return op == Op.BATCH_NORM or op == Op.NORMALIZE
-
-
-@inlined
-def is_layer(op):
-    """Tell whether a row is the forward pass of a layer with parameters of its own."""
-    return op == Op.LINEAR_FORWARD or is_norm(op)
-
-
-@inlined
 def place(natural, packed, p):
     """Set W and b, mean and variance of each row to where these lie when packed; return the size of all."""
     L, size = lanes(p), 0
@@ -357,14 +345,14 @@ def pack_state(tiles, natural, plan, flat, packed, back, with_running):
             n_in, n_out = plan[r].n_in, plan[r].n_out
             pack_weights(tiles, n_in, n_out, at(flat, natural[r].W), at(packed, plan[r].W), back)
             if plan[r].b != NONE:
-                pack_bias(tiles, n_out, at(flat, natural[r].b), at(packed, plan[r].b), back)
+                pack_vector(tiles, n_out, at(flat, natural[r].b), at(packed, plan[r].b), back)
             if with_running and is_norm(plan[r].op):
-                pack_bias(tiles, n_out, at(flat, natural[r].mean), at(packed, plan[r].mean), back)
-                pack_bias(tiles, n_out, at(flat, natural[r].variance), at(packed, plan[r].variance), back)
+                pack_vector(tiles, n_out, at(flat, natural[r].mean), at(packed, plan[r].mean), back)
+                pack_vector(tiles, n_out, at(flat, natural[r].variance), at(packed, plan[r].variance), back)
 
 
 @inlined
-def pack_bias(tiles, n_out, b, packed, back):
+def pack_vector(tiles, n_out, b, packed, back):
     """Pack a bias, or another vector of a layer, or write it back."""
     if back:
         unpack(tiles, 1, n_out, packed, n_out, b, n_out)
@@ -416,7 +404,7 @@ def take_layer(tiles, rest, W, b, is_used):
         strips, rest = take_weights(tiles, rest, W)
     if is_used and b.size:
         packed, rest = take(rest, b.size)
-        pack_bias(tiles, b.size, pointer(b), packed, False)
+        pack_vector(tiles, b.size, pointer(b), packed, False)
     return strips, packed, rest
 
 
@@ -426,4 +414,4 @@ def give_back(tiles, strips, packed, W, b):
     if not is_null(strips):
         pack_weights(tiles, *W.shape, pointer(W), strips, True)
     if not is_null(packed):
-        pack_bias(tiles, b.size, pointer(b), packed, True)
+        pack_vector(tiles, b.size, pointer(b), packed, True)

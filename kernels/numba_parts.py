@@ -13,7 +13,6 @@ from .numba_jit import inlined, kernel
 from .numba_packing import (
     clear,
     first_with,
-    is_layer,
     layer_of,
     numbers_of,
     panel_rows,
@@ -54,6 +53,7 @@ from .numba_workers import (
     MOST_FAR,
     Ahead,
     Share,
+    is_layer,
     largest,
     meet,
     rounded,

@@ -128,7 +128,7 @@ def worker_of(plan, thread, barrier, n_rows, rest):
     """Return a thread's worker for the walk of a plan, and what is left of the scratch."""
     n_in = n_out = 0
     for r in range(plan.size):
-        if plan[r].op == Op.LINEAR_FORWARD:
+        if is_layer(plan[r].op):
             n_in, n_out = max(n_in, plan[r].n_in), max(n_out, plan[r].n_out)
     return make_worker(thread, int64(load(barrier, N_THREADS)), barrier, n_in, n_out, n_rows, rest)
 
@@ -170,6 +170,18 @@ def sum_of(parts, n):
     for i in range(n):
         total += load(parts, i)
     return total
+
+
+@inlined
+def is_norm(op):
+    """Tell whether a row normalises a layer: gamma is its one row of weights, beta its bias."""
+    return op == Op.BATCH_NORM or op == Op.NORMALIZE
+
+
+@inlined
+def is_layer(op):
+    """Tell whether a row is the forward pass of a layer with parameters of its own."""
+    return op == Op.LINEAR_FORWARD or is_norm(op)
 
 
 # -------------------------------------------------------------------------------------------- the scratch

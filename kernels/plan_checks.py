@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from .contract import (
     ACTIVATION,
+    FIRST_KEPT,
     IN_TABLES,
     LAYER,
+    LAYER_OPS,
     MOMENTS,
     NONE,
     PLAN_ROW,
@@ -41,7 +43,6 @@ _OF_PIECES = (Op.MAXOUT, Op.MAXOUT_DELTA)
 _SIZED = (*_ON_PARAMETERS, *_OF_PIECES, *_FLAT)
 """The rows that have an ``n_in``."""
 
-_LAYERS = (Op.LINEAR_FORWARD, Op.BATCH_NORM, Op.NORMALIZE)
 _WITH_RUNNING = (Op.BATCH_NORM, Op.NORMALIZE)
 _WITH_RSTD = (Op.BATCH_NORM, Op.BATCH_NORM_DELTA)
 _PREDICTING = (*_GATHERS, Op.LINEAR_FORWARD, Op.NORMALIZE, Op.ACTIVATE, Op.MAXOUT)
@@ -84,6 +85,14 @@ _ROW_CODES: dict[Op, dict[str, type[IntEnum]]] = {
 }
 """What codes a row holds, beside its optimizer."""
 
+_LOSS_OUTPUTS = {
+    Loss.CROSS_ENTROPY: Activation.SOFTMAX,
+    Loss.BINARY_CROSS_ENTROPY: Activation.LOGISTIC,
+    Loss.POISSON: Activation.EXP,
+    Loss.CUSTOM: Activation.IDENTITY,
+}
+"""Of which activation `output_delta` sends each loss through the derivative; of any, if it is not here."""
+
 _KNOWN: dict[type[IntEnum], frozenset[int]] = {
     codes: frozenset(map(int, codes)) for codes in (Activation, Loss, Optimizer, Source)
 }
@@ -124,6 +133,22 @@ def check_loss(place: str, code: int, address: int, where: Where) -> None:
         raise ValueError(f"{place} holds the unknown loss {code}; pass a code of fastbp.kernels.Loss")
     if code == Loss.CUSTOM:
         where.check_custom(place, "loss", address)
+
+
+def check_loss_output(place: str, code: int, activation: int) -> None:
+    """Refuse an output activation through whose derivative a loss cannot be sent at once."""
+    got = Activation(activation)
+    wanted = _LOSS_OUTPUTS.get(Loss(code), got)
+    if got not in (wanted, Activation.IDENTITY):
+        raise ValueError(
+            f"{place} {Loss(code).name.lower()!r} needs the output activation {wanted.name.lower()!r}, got "
+            f"{got.name.lower()!r}; or pass 'identity' for d loss / d a, and activation_delta for the rest"
+        )
+    if got >= FIRST_KEPT:
+        raise ValueError(
+            f"{place}: the derivative of {got.name.lower()!r} is not known from its output; pass 'identity' for "
+            "d loss / d a, and activation_delta for the rest"
+        )
 
 
 def check_function(place: str, function: tuple[Any, ...], where: Where, may_be_kept: bool = False) -> None:
@@ -199,6 +224,8 @@ def check_plan(plan: Array, buffers: Buffers, batch_size: int, module: ModuleTyp
                 _check_span(place, offset, row[offset], length, name, getattr(buffers, name))
     _check_layers(rows)
     _check_sources(rows, buffers)
+    if any(row["online"] not in (0, NONE) for row in rows) and not (batch_size == 1 and _is_online(rows)):
+        raise ValueError("the plan is marked online, but its rows are not those of an online plan; pass online 0")
 
 
 def rows_of(plan: Array) -> list[Row]:
@@ -225,7 +252,7 @@ def _check_values(place: str, op: Op, row: Row, where: Where) -> None:
         elif name == "activation":
             function = tuple(row[field] for field in IN_TABLES)
             check_function(place, function, where, may_be_kept=op in _DERIVATIVES)
-            if op in _LAYERS and row[name] == Activation.CUSTOM:
+            if op in LAYER_OPS and row[name] == Activation.CUSTOM:
                 raise ValueError(f"{place} holds a custom activation; put it in an activate row behind")
             if op in _ELEMENTWISE and row[name] == Activation.SOFTMAX:
                 raise ValueError(f"{place} holds softmax, which is no function of single numbers")
@@ -233,6 +260,10 @@ def _check_values(place: str, op: Op, row: Row, where: Where) -> None:
             raise ValueError(
                 f"{place} holds the unknown {name} {row[name]}; pass a code of fastbp.kernels.{codes.__name__}"
             )
+    if op == Op.OUTPUT_DELTA:
+        check_loss_output(f"{place} with loss", row["loss"], row["activation"])
+    if op == Op.BACKPROP_DELTA and row["activation"] == Activation.SOFTMAX:
+        raise ValueError(f"{place} holds softmax, an output activation; pass that of the layer below")
     if op in _WITH_RUNNING:
         check_epsilon(place, row["epsilon"])
     if op == Op.BATCH_NORM:
@@ -274,7 +305,7 @@ def _check_span(place: str, offset: str, start: int, length: int, name: str, buf
 def _check_layers(rows: list[Row]) -> None:
     """Refuse rows on parameters that are not those of one layer's forward pass: a backend packs layers whole."""
     layers: dict[int, tuple[int, ...]] = {}
-    for row in (row for row in rows if row["op"] in _LAYERS):
+    for row in (row for row in rows if row["op"] in LAYER_OPS):
         running = (row["mean"], row["variance"]) if row["op"] in _WITH_RUNNING else (NONE, NONE)
         layer = (row["n_in"], row["n_out"], row["b"], *running)
         if layers.setdefault(row["W"], layer) != layer:
@@ -283,13 +314,19 @@ def _check_layers(rows: list[Row]) -> None:
         raise ValueError("the plan has no linear_forward; add one for each layer")
     spans = [(W, W + n_in * n_out) for W, (n_in, n_out, *_) in layers.items()]
     vectors = [(start, layer[1]) for layer in layers.values() for start in layer[2:] if start != NONE]
+    running_spans = [(start, layer[1]) for layer in layers.values() for start in layer[3:] if start != NONE]
     spans = sorted(spans + [(start, start + n_out) for start, n_out in vectors])
     if any(end > start for (_, end), (start, _) in itertools.pairwise(spans)):
         raise ValueError(f"the plan's layers overlap: their parameters lie at {spans}")
     for number, row in enumerate(rows):
         op, W, found = Op(row["op"]), row["W"], (row["n_in"], row["n_out"], row["b"])
         if op in _ON_PARAMETERS:
-            wanted = layers.get(W, ())[:3]
+            wanted, mean = layers.get(W, ())[:3], layers.get(W, ())[3:4]
+            if mean and (mean[0] == NONE) == (op in _NORMALIZING):
+                raise ValueError(
+                    f"row {number} of the plan, {op.name.lower()}, is not for the parameters at {W}: rows of batch "
+                    "normalisation go with one another, and products with products"
+                )
             if found[:2] != wanted[:2] or (op != Op.BACKPROP_DELTA and found != wanted):
                 raise ValueError(
                     f"row {number} of the plan, {op.name.lower()}, has n_in, n_out, b {found} for the weights at {W}, "
@@ -298,6 +335,39 @@ def _check_layers(rows: list[Row]) -> None:
         elif op in _FLAT and any(start < W < end or start < W + found[0] < end for start, end in spans):
             name = op.name.lower()
             raise ValueError(f"row {number} of the plan, {name}, has to do with parts of the parameters at {spans}")
+        elif op in _FLAT and any(W - n_out < start < W + found[0] for start, n_out in running_spans):
+            name = op.name.lower()
+            raise ValueError(f"row {number} of the plan, {name}, would change running means or variances: no rule does")
+
+
+def _is_online(rows: list[Row]) -> bool:
+    """Tell whether the rows are those of an online plan (`PLAN_ROW`)."""
+    layers = [row for row in rows if row["op"] == Op.LINEAR_FORWARD]
+    n_gathers = len(rows) - 3 * len(layers)
+    if n_gathers not in (2, 3) or len({layer["W"] for layer in layers}) < len(layers):
+        return False
+    wanted = _online_rows(rows[:n_gathers], layers, rows[n_gathers + len(layers) :])
+    return all(row[name] == value for row, fields in zip(rows, wanted, strict=True) for name, value in fields.items())
+
+
+def _online_rows(gathers: list[Row], layers: list[Row], backward: list[Row]) -> list[Row]:
+    """Return which fields the rows of an online plan must have, so that each reads what others left for it."""
+    (x, y, *weight), delta, wanted = gathers, backward[0]["delta"], [{"op": Op.GATHER_ROWS, "source": Source.X}]
+    is_classes = y["op"] == Op.GATHER_CLASSES
+    wanted.append({"op": Op.GATHER_CLASSES} if is_classes else {"op": Op.GATHER_ROWS, "source": Source.Y})
+    wanted += [{"op": Op.GATHER_ROWS, "source": Source.SAMPLE_WEIGHT}] * len(weight)
+    for below in [x, *layers[:-1]]:
+        wanted.append({"op": Op.LINEAR_FORWARD, "a_prev": below["a"], "n_in": below["n_out"]})
+    target = {"n_out": y["n_out"], "y": y["a"], "weight": weight[0]["a"] if weight else NONE}
+    wanted.append({"op": Op.OUTPUT_DELTA, "a": layers[-1]["a"], **target})
+    for number, layer in reversed(list(enumerate(layers))):
+        known = {"W": layer["W"], "a_prev": layer["a_prev"], "delta": delta}
+        if number:
+            activation = {name: layers[number - 1][name] for name in IN_TABLES}
+            wanted.append({"op": Op.BACKPROP_DELTA, **known, **activation})
+            delta = backward[2 * (len(layers) - number) - 1]["delta_prev"]
+        wanted.append({"op": Op.LINEAR_UPDATE, **known, "optimizer": Optimizer.SGD})
+    return wanted
 
 
 def _check_sources(rows: list[Row], buffers: Buffers) -> None:

@@ -61,7 +61,7 @@ def derivative(z: Array, activation: Any) -> Array:
             p = 1 / (1 + np.exp(-z))
             return p + np.where(np.isinf(z), 0, z * p * (1 - p))
     if code == Activation.RELU_AT_ZERO:
-        return np.where(z == 0, float(activation["at_zero"]), np.where(z > 0, 1, z * 0))
+        return np.where(z == 0, float(activation["at_zero"]), np.where(z > 0, 1, np.where(z < 0, 0, z)))
     derivative = np.ones_like(z)
     through_activation(act(z, activation), activation, derivative)
     return derivative
