@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 LOSSES = ("validation_loss", "loss")
 """What of the history can be monitored by name, beside scores."""
 
+_TAKEN = (*LOSSES, "epoch", "step", "seconds")
+"""Names that a score cannot have in records; another one of the same name is numbered."""
+
 
 @dataclass
 class History:
@@ -165,13 +168,13 @@ class Monitor:
         ValueError
             If there are no validation data, or scikit-learn's scorer cannot score the network on them.
         """
-        if self.name != "loss" and state.validation_data is None:
+        if (self.scorer is not None or self.name != "loss") and state.validation_data is None:
             what = "score" if self.scorer else "validation loss"
-            raise ValueError(f"there is no {what} to watch; pass validation_data=(X, y) to fit, or monitor='loss'")
+            raise ValueError(f"there is no {what} to watch; pass validation_data=(X, y) to fit, or watch 'loss'")
         if self.scorer is not None:
             self._check_scorer(state)
             self.key, number = self.name, 1
-            while state.scorers.setdefault(self.key, self.scorer) != self.scorer:  # another of the same name
+            while self.key in _TAKEN or state.scorers.setdefault(self.key, self.scorer) != self.scorer:
                 number += 1
                 self.key = f"{self.name} {number}"
 
@@ -240,10 +243,8 @@ class EarlyStopping(Callback):
         mode: str = "auto",
     ) -> None:
         self._monitor = Monitor(monitor, mode)
-        if not isinstance(patience, int) or patience < 1:
-            raise ValueError(f"patience is {patience!r}; pass a whole number of at least 1 epoch")
-        if not min_delta >= 0:
-            raise ValueError(f"min_delta is {min_delta!r}; pass a number of at least 0")
+        check_whole("patience", patience, 1, "epoch")
+        check_range("min_delta", min_delta, 0, math.inf)
         self.monitor, self.patience, self.min_delta, self.restore_best = monitor, patience, min_delta, restore_best
 
     def on_train_begin(self, state: TrainingState) -> None:
@@ -335,8 +336,7 @@ class Checkpoint(Callback):
     """
 
     def __init__(self, path: str | Path, every: int = 1, best_of: Any = None, mode: str = "auto") -> None:
-        if every < 1:
-            raise ValueError(f"every is {every}; pass at least 1 epoch")
+        check_whole("every", every, 1, "epoch")
         self._monitor = None if best_of is None else Monitor(best_of, mode)
         self.path, self.every, self.best_of = path, every, best_of
 

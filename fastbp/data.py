@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels import Activation, Loss, is_canonical
+from .kernels import Loss, is_canonical
 
 
 def as_features(X: Any, dtype: Any, n_features: int | None = None, *, check: bool = True) -> dict[str, NDArray[Any]]:
@@ -160,7 +160,7 @@ def is_sparse(data: dict[str, NDArray[Any]]) -> bool:
     return bool(len(data["X_indptr"]))
 
 
-def as_targets(y: Any, dtype: Any, n: int, n_outputs: int, output: Activation, loss: Loss) -> dict[str, NDArray[Any]]:
+def as_targets(y: Any, dtype: Any, n: int, n_outputs: int, loss: Loss) -> dict[str, NDArray[Any]]:
     """Return targets as the buffers ``y`` (a matrix) and ``classes`` (class numbers), one of them empty.
 
     Parameters
@@ -172,7 +172,6 @@ def as_targets(y: Any, dtype: Any, n: int, n_outputs: int, output: Activation, l
         Number of samples.
     n_outputs : int
         O.
-    output : Activation
     loss : Loss
 
     Raises

@@ -283,6 +283,7 @@ def _decode_network(content: dict[str, Any], tensors: Tensors) -> Network:
         bias=spec["bias"],
         batch_norm=spec.get("batch_norm", False),  # files say nothing of what there is not
         dropout=spec.get("dropout"),
+        initializer="zeros",
         dtype=spec["dtype"],
         backend=_available(spec["backend"]),
         n_threads=spec["n_threads"],
@@ -360,7 +361,8 @@ def _encode_trainer(trainer: Trainer) -> tuple[dict[str, Any], dict[str, NDArray
         "seed": trainer._seed,
     }
     coded = encoder.value(state, "trainer")
-    moments = _layers(network.layout, trainer.m, "m.") | _layers(network.layout, trainer.v, "v.")
+    trainer._sync_last()
+    moments = _layers(network.layout, trainer._m, "m.") | _layers(network.layout, trainer._v, "v.")
     if trainer.average.size:
         moments |= _layers(network.layout, trainer.average, "average.")
     tensors = {**_network_tensors(network), **moments, **encoder.tensors}

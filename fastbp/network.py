@@ -238,8 +238,11 @@ class Network(Fixed):
         ValueError
             If they are.
         """
-        if not self.parameters.flags.writeable:
-            raise ValueError("the network's parameters are read-only; set network.parameters.flags.writeable = True")
+        if not (self.parameters.flags.writeable and self.buffer.flags.writeable):
+            raise ValueError(
+                "the network's parameters are read-only; set network.buffer.flags.writeable and "
+                "network.parameters.flags.writeable to True"
+            )
 
     def __repr__(self) -> str:
         sizes = "-".join(map(str, self.layer_sizes))
@@ -422,7 +425,7 @@ class Network(Fixed):
             kernels.backend(state["backend"])
         except ImportError:  # saved where another backend was available
             state["backend"] = "auto"
-        Network.__init__(self, **state)
+        Network.__init__(self, **state, initializer="zeros")  # what it draws would be written over
         self.buffer[...] = buffer
         self.__dict__.update(added)
 

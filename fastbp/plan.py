@@ -191,13 +191,14 @@ class _Builder:
             place = self.known[-1][1]
             self.add(Op.ACTIVATION_DELTA, activation, n_out=n_out, a_prev=place, delta=self.delta[-1])
 
-    def backward(self, op: Op, optimizer: Optimizer | int) -> None:
-        """Add, from the last layer down, the error of the layer below and then this layer's gradient or update.
+    def backward(self, optimizer: Optimizer | int) -> None:
+        """Add, from the last layer down, the error of the layer below and this layer's update; its gradient for `NONE`.
 
         All errors of a step use the weights from before the step; the first layer's own is never computed. Threads
         share both rows of a layer alike, so that none changes weights which another still needs: they do not wait in
         between.
         """
+        op = Op.LINEAR_GRAD if optimizer == NONE else Op.LINEAR_UPDATE
         for index in range(len(self.a) - 1, 0, -1):
             row = {**self.layer(index), "delta": self.through_layer(index, optimizer)}
             if index > 1:
@@ -326,7 +327,7 @@ def training_plan(
     """
     check_steps(layout.norms, dropout, batch_size, sparse=data.sparse)
     more = dropout, clips_norm, averages
-    return _step_plan(layout, activations, loss, batch_size, data, Op.LINEAR_UPDATE, optimizer, *more)
+    return _step_plan(layout, activations, loss, batch_size, data, optimizer, *more)
 
 
 def gradient_plan(
@@ -342,7 +343,7 @@ def gradient_plan(
 
     Parameters and result are those of `training_plan`; the gradient is left in ``grads``.
     """
-    return _step_plan(layout, activations, loss, batch_size, data, Op.LINEAR_GRAD, NONE, dropout)
+    return _step_plan(layout, activations, loss, batch_size, data, NONE, dropout)
 
 
 @functools.lru_cache(maxsize=64)
@@ -352,7 +353,6 @@ def _step_plan(
     loss: Loss | LossFunction,
     batch_size: int,
     data: Data,
-    op: Op,
     optimizer: Optimizer | int,
     dropout: tuple[float, ...] = (),
     clips_norm: bool = False,
@@ -365,11 +365,11 @@ def _step_plan(
     builder.output_delta(loss if isinstance(loss, LossFunction) else LossFunction(loss))
     everything = {"W": 0, "n_in": layout.size}
     if clips_norm:
-        builder.backward(Op.LINEAR_GRAD, NONE)
+        builder.backward(NONE)
         builder.add(Op.CLIP_NORM, **everything)
         builder.add(Op.OPTIMIZER_STEP, optimizer=optimizer, **everything)
     else:
-        builder.backward(op, optimizer)
+        builder.backward(optimizer)
     if averages:
         builder.add(Op.AVERAGE_STEP, **everything)
     is_plain = all(row["op"][0] in _ONLINE for row in builder.rows)
@@ -428,7 +428,7 @@ def run_buffers(
     data : dict
         As from `no_data`.
     state : dict
-        ``params`` and, where the plan uses them, ``grads``, ``m`` and ``v``.
+        ``params`` and, where the plan uses them, ``grads``, ``m``, ``v`` and ``average``.
     n_threads : int
     spare : dict, optional
         ``work`` and ``scratch`` of a run that has ended, taken where they fit: new memory may cost more than a run.

@@ -61,6 +61,11 @@ class Schedule:
         """The loss that it goes by, if any: ``"loss"`` or ``"validation_loss"``."""
         return None
 
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether it goes by epochs, be it their number or their losses."""
+        return self.monitor is not None
+
     def factors(self, t: int, n_steps: int, span: Span | None = None, plateau: Plateau | None = None) -> Factors:
         """Return the factors of the learning rate for the steps t + 1 to t + n_steps.
 
@@ -120,6 +125,10 @@ class Curve(Schedule):
 
     def __post_init__(self) -> None:
         check_choice("unit", self.unit, ("epoch", "step"))
+
+    @property
+    def counts_epochs(self) -> bool:
+        return self.unit == "epoch"
 
     def factors(self, t: int, n_steps: int, span: Span | None = None, plateau: Plateau | None = None) -> Factors:
         span = span or Span()
@@ -453,6 +462,10 @@ class WarmUp(Curve):
     @property
     def monitor(self) -> str | None:
         return self._next.monitor
+
+    @property
+    def counts_epochs(self) -> bool:
+        return super().counts_epochs or self._next.counts_epochs
 
     def factors(self, t: int, n_steps: int, span: Span | None = None, plateau: Plateau | None = None) -> Factors:
         span = span or Span()

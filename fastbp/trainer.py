@@ -22,7 +22,7 @@ from .network import Fixed, Network
 from .optimizers import Optimizer, as_optimizer
 from .pace import Pace
 from .plan import Data, aligned_empty, run_buffers, training_plan
-from .ranges import check_range
+from .ranges import check_choice, check_range, check_whole
 from .run import PREDICTION_BATCH, NonFinite, Run, batch_scales, make_table
 from .schedules import Plateau, Schedule, Span, as_schedule, scale
 from .stream import Stream, as_step
@@ -93,7 +93,10 @@ class Trainer(Fixed):
     array([0, 1, 1, 0])
     """
 
-    _fixed = ("network", "loss", "step", "batch_size", "optimizer", "schedule", "m", "v", "average")
+    _fixed = (
+        *("network", "loss", "step", "batch_size", "backend", "optimizer", "schedule", "m", "v"),
+        *("clip_value", "clip_norm", "average_decay", "average"),
+    )
 
     def __init__(
         self,
@@ -236,13 +239,13 @@ class Trainer(Fixed):
             raise ValueError(
                 "the schedule goes by the validation loss; pass validation_data=(X, y) to fit, or monitor='loss'"
             )
-        callbacks = _with_progress(callbacks, progress)
+        callbacks = _as_callbacks(callbacks, progress)
         on_the_way = self._checks_on_the_way(X) and not callbacks and validation_data is None
         data = self._data(X, y, sample_weight, check=not on_the_way)
         if class_weight is not None:
             data["sample_weight"] = weigh_classes(class_weight, data, self.network.activations[-1].code)
         validation = None if validation_data is None else self._data(*_as_pair(validation_data), None)
-        self.network.check_writeable()
+        self._check_writeable()
         with ExitStack() as ends:
             workspace = ends.enter_context(self._workspace())
             if callbacks or on_the_way:  # they look at the moments; a run that is given up finds them as they were
@@ -254,7 +257,7 @@ class Trainer(Fixed):
             for callback in callbacks:
                 callback.on_train_begin(state)
                 ends.callback(callback.on_train_end, state)
-            with self._undoing(run, state, X):
+            with self._undoing(run, state, X if on_the_way else None):
                 while state.epoch < epochs and not state.stop_training:
                     self._epoch(run, state, callbacks, shuffle, alpha, reduction, validation)
         if not np.isfinite(self.network.buffer).all():
@@ -283,8 +286,8 @@ class Trainer(Fixed):
         Raises
         ------
         ValueError
-            If an argument is not as described, or the trainer has a schedule that needs to know where it ends; nothing
-            has changed then.
+            If an argument is not as described, or the trainer has a schedule that needs to know where it ends, or
+            counts epochs, of which a stream has none; nothing has changed then.
 
         Notes
         -----
@@ -302,7 +305,12 @@ class Trainer(Fixed):
         21.0
         """
         _check_fit(1, alpha, "mean")
-        self.network.check_writeable()
+        self._check_writeable()
+        if self.schedule is not None and self.schedule.counts_epochs:
+            raise ValueError(
+                f"the trainer's schedule {self.schedule!r} goes by epochs, and samples as they come have none; pass "
+                "unit='step' to it, or the samples to fit"
+            )
         values = {"l2": alpha, **self._step_values(1, None)}
         with self._workspace() as workspace:
             stream = self._stream_with(x, y, workspace)
@@ -335,21 +343,25 @@ class Trainer(Fixed):
         return self._seed
 
     @contextmanager
-    def _undoing(self, run: Run, state: TrainingState, X: Any) -> Iterator[None]:
-        """Undo the epochs inside where they are refused half-way; bring home what they learned where they are not."""
+    def _undoing(self, run: Run, state: TrainingState, unchecked: Any) -> Iterator[None]:
+        """Undo the epochs inside where they are refused half-way; bring home what they learned where they are not.
+
+        ``unchecked`` are the samples that kernels look at on the way, if they do.
+        """
         rewind = self._rewind()
         try:
             yield
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=4)  # where fit was called
         except ZeroDivisionError:
-            if state.epoch == 1:
+            if state.epoch == 1 and run.n_done == 0:  # for the weights of a batch, before any step
                 rewind()
             raise
         except NonFinite:
-            run.discard()
-            rewind()
-            as_features(X, self.network.dtype)  # says what is wrong
+            if unchecked is not None:  # else a callback's
+                run.discard()
+                rewind()
+                as_features(unchecked, self.network.dtype)  # says what is wrong
             raise
         finally:
             run.sync(self._moments_are_known)
@@ -383,6 +395,13 @@ class Trainer(Fixed):
             If an argument is not as described.
         """
         return self._mean_loss(self._data(X, y, sample_weight))
+
+    def _check_writeable(self) -> None:
+        """Refuse to train what its owner made read-only."""
+        self.network.check_writeable()
+        for name, array in {"m": self._m, "v": self._v, "average": self.average}.items():
+            if not array.flags.writeable:
+                raise ValueError(f"the trainer's {name} is read-only; set trainer.{name}.flags.writeable = True")
 
     def _checks_on_the_way(self, X: Any) -> bool:
         """Tell whether the kernels may look for NaN and infinity while they gather X, rather than we before.
@@ -424,8 +443,7 @@ class Trainer(Fixed):
         n_inputs, n_outputs = network.layer_sizes[0], network.layer_sizes[-1]
         data = as_features(X, network.dtype, n_inputs, check=check)
         n = n_samples(data)
-        output = network.activations[-1].code
-        data.update(as_targets(y, network.dtype, n, n_outputs, output, self._loss_function.code))
+        data.update(as_targets(y, network.dtype, n, n_outputs, self._loss_function.code))
         if isinstance(self.loss, CustomLoss):
             self.loss.check_targets(np.array([0, 1]) if data["classes"].size else data["y"])
         data["sample_weight"] = as_sample_weight(sample_weight, network.dtype, n)
@@ -438,13 +456,13 @@ class Trainer(Fixed):
         n = n_samples(data)
         batch_size = min(self.batch_size, n) if isinstance(self.batch_size, int) else n
         codes = network.activations, self._loss_function, self.optimizer.rule
-        clips_norm, averages = self.clip_norm is not None, self.average_decay is not None
+        clips_norm, averages = self.clip_norm is not None, bool(self.average.size)
         more: dict[str, Any] = {"clips_norm": clips_norm, "averages": averages, "dropout": network.dropout}
         plan = training_plan(network.layout, *codes, batch_size, form, **more)
         state = {"params": network.buffer, "average": self.average}
         if self.optimizer.n_moments:
             state |= {"m": self._m, "v": self._v}
-        if self.clip_norm is not None:
+        if clips_norm:
             state["grads"] = aligned_empty(network.n_parameters, network.dtype)
         n_threads = threads_for(self.n_threads, plan.flops)
         buffers = run_buffers(plan, backend, data, state, n_threads, workspace)
@@ -557,8 +575,27 @@ class Trainer(Fixed):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickle and copy keep: no workspace, and the moments without their unused surroundings."""
-        moments = {"_m": self.m.copy(), "_v": self.v.copy()}
-        return {**self.__dict__, **moments, "_workspaces": [{}], "_stream": None, "_last": None, "_pace": None}
+        self._sync_last()
+        arrays = {name: getattr(self, name).copy() for name in ("_m", "_v", "average")}
+        own: dict[str, Any] = {
+            "_workspaces": [{}],
+            "_stream": None,
+            "_last": None,
+            "_pace": None,
+            "_moments_are_known": False,
+        }
+        return {**self.__dict__, **arrays, **own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        try:
+            kernels.backend(self.backend, custom=self._is_custom)
+        except ImportError:  # saved where another backend was available
+            self.__dict__["backend"] = kernels.backend("auto", custom=self._is_custom).name
+
+    def __copy__(self) -> Trainer:
+        """Return a trainer of a network of its own: two of one network would not know of each other's steps."""
+        return copy.deepcopy(self)
 
 
 def _cut_points(callbacks: Sequence[Callback], first: int) -> Any:
@@ -569,16 +606,15 @@ def _cut_points(callbacks: Sequence[Callback], first: int) -> Any:
     return lambda done: min(interval - (first + done) % interval for interval in intervals)
 
 
-def _with_progress(callbacks: Iterable[Callback], progress: bool) -> list[Callback]:
+def _as_callbacks(callbacks: Iterable[Callback], progress: bool) -> list[Callback]:
     if isinstance(callbacks, Callback):
         raise TypeError("callbacks is a callback; pass a list of them")
     callbacks = list(callbacks)
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise TypeError(f"a callback is a {type(callback).__name__}; pass objects of fastbp.Callback")
-        every = callback.every_n_steps
-        if every is not None and (isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 1):
-            raise ValueError(f"every_n_steps is {every!r}; pass a whole number of at least 1, or None")
+        if callback.every_n_steps is not None:
+            check_whole("every_n_steps", callback.every_n_steps, 1, "step, or None")
     if progress:
         from .progress import ProgressBar
 
@@ -587,21 +623,15 @@ def _with_progress(callbacks: Iterable[Callback], progress: bool) -> list[Callba
 
 
 def _check_fit(epochs: int, alpha: float, reduction: str) -> None:
-    if isinstance(epochs, bool) or not isinstance(epochs, int | np.integer) or epochs < 1:
-        raise ValueError(f"epochs is {epochs!r}; pass a whole number of at least 1")
-    if not isinstance(alpha, int | float | np.number) or not 0 <= alpha < np.inf:
-        raise ValueError(f"alpha is {alpha!r}; pass a finite number of at least 0")
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction is {reduction!r}; choose 'mean' or 'sum'")
+    check_whole("epochs", epochs, 1)
+    check_range("alpha", alpha, 0, np.inf, open_high=True)
+    check_choice("reduction", reduction, ("mean", "sum"))
 
 
 def _as_batch_size(batch_size: Any) -> int | str:
     if batch_size is None or (isinstance(batch_size, str) and batch_size == "full"):
         return "full"
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise ValueError(
-            f"batch_size is {batch_size!r}; pass a whole number of at least 1, or 'full' for all samples at once"
-        )
+    check_whole("batch_size", batch_size, 1, "sample, or 'full' for all at once")
     return int(batch_size)
 
 

@@ -100,6 +100,24 @@ def test_bad_diagnostics_are_refused_and_change_nothing() -> None:
         diagnostics.Diagnostics(X)["gradient_norm"]
 
 
+def test_epochs_are_counted_over_fits_that_end_between_cuts() -> None:
+    watch = diagnostics.Diagnostics(X, CLASSES, every_n_epochs=2)
+    trainer = fastbp.Trainer(fastbp.Network((4, 5, 3), random_state=0), batch_size=4, random_state=0)
+    for epochs in (3, 1, 2):
+        trainer.fit(X, CLASSES, epochs=epochs, callbacks=[watch])
+    assert watch.epochs.tolist() == [0, 2, 3, 4, 6]
+    assert (watch.steps == watch.epochs * (watch.steps[-1] // 6)).all()
+
+
+def test_a_network_of_another_depth_needs_a_record_of_its_own() -> None:
+    watch = diagnostics.Diagnostics(X, CLASSES)
+    fastbp.Trainer(fastbp.Network((4, 5, 3), random_state=0)).fit(X, CLASSES, callbacks=[watch])
+    deeper = fastbp.Trainer(fastbp.Network((4, 5, 5, 3), random_state=0))
+    with pytest.raises(ValueError, match="a network of 2 layers, and the one to be trained has 3; pass a new Diag"):
+        deeper.fit(X, CLASSES, callbacks=[watch])
+    assert deeper.n_steps == 0
+
+
 def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
     net = chain("relu", 2)
     watch = diagnostics.Diagnostics([[2.0]], [[1.0]])

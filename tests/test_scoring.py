@@ -130,6 +130,24 @@ def test_every_form_of_validation_data(form: Any, sparse: bool) -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("name", ["loss", "seconds", "validation_loss"])
+def test_a_score_named_like_a_field_of_records_is_numbered(tmp_path: Path, name: str) -> None:
+    X, y = classes()
+
+    def one(network: Any, X: Any, y: Any) -> float:
+        return 1.0
+
+    one.__name__ = name
+    callbacks = [fastbp.JSONLLogger(tmp_path / "log"), fastbp.EarlyStopping(one, patience=50)]
+    history = make().fit(X[:60], y[:60], epochs=4, validation_data=(X[60:], y[60:]), callbacks=callbacks)
+    assert history.score == {f"{name} 2": [1.0] * len(history.loss)}
+    records = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [record[f"{name} 2"] for record in records] == [1.0] * len(records)
+    assert [record["loss"] for record in records] == history.loss
+    with pytest.raises(ValueError, match="there is no score to watch; pass validation_data"):
+        make().fit(X, y, callbacks=[fastbp.EarlyStopping(one)])
+
+
 @pytest.mark.source("S26", "Book 4.1.1")
 def test_stopping_by_a_score_restores_the_best_parameters() -> None:
     X, y = classes()

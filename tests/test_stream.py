@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastbp
-from fastbp import kernels
+from fastbp import kernels, schedules
 
 RNG = np.random.default_rng(0)
 X, LABELS = RNG.standard_normal((40, 6)), RNG.integers(0, 3, 40)
@@ -121,6 +122,18 @@ def test_read_only_parameters_are_refused(backend_name: str) -> None:
     assert state(trainer) == then
 
 
+@pytest.mark.parametrize("name", ["m", "v", "average", "network.buffer"])
+@pytest.mark.parametrize("action", ["fit", "step"])
+def test_whatever_a_step_writes_must_be_writeable(backend_name: str, name: str, action: str) -> None:
+    trainer = make(backend_name, optimizer="adam", average_decay=0.9, batch_size=1)
+    trainer.step(X[0], LABELS[0])
+    then = state(trainer)
+    operator.attrgetter(name)(trainer).flags.writeable = False
+    with pytest.raises(ValueError, match=rf"read-only; set \w+\.{name.split('.')[-1]}\.flags"):
+        getattr(trainer, action)(*((X[1], 1) if action == "step" else (X, LABELS)))
+    assert state(trainer) == then
+
+
 def test_an_interruption_leaves_whole_steps(backend_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C right after the kernel: the step is done, and its parameters and moments are where they belong."""
     trainers = [make(backend_name, batch_size=1, optimizer="adam") for _ in range(2)]
@@ -171,8 +184,32 @@ def test_what_is_wrong_changes_nothing(backend_name: str, wrong: str, before: in
     assert trainer.n_steps == before + 1
 
 
+EPOCHS = {
+    "by name": "cosine",
+    "staircase": schedules.InverseScaling(unit="epoch", staircase=True),
+    "then": schedules.WarmUp(3, schedules.StepDecay(2), unit="step"),
+    "losses": schedules.ReduceOnPlateau("loss"),
+    "warm-up": schedules.WarmUp(3),
+}
+
+
+@pytest.mark.parametrize("schedule", EPOCHS)
+def test_a_schedule_that_counts_epochs(backend_name: str, schedule: str) -> None:
+    with pytest.raises(ValueError, match="goes by epochs, and samples as they come have none; pass unit='step'"):
+        make(backend_name, schedule=EPOCHS[schedule]).step(X[0], LABELS[0])
+
+
+@pytest.mark.parametrize("schedule", ["constant", schedules.WarmUp(9, schedules.Cosine(20, unit="step"), unit="step")])
+def test_a_schedule_that_counts_steps(backend_name: str, schedule: Any) -> None:
+    fitted, stepping = (make(backend_name, schedule=schedule, batch_size=1) for _ in range(2))
+    fitted.fit(X, LABELS, shuffle=False)
+    for x, label in zip(X, LABELS, strict=True):
+        stepping.step(x, label)
+    assert state(stepping) == state(fitted)
+
+
 def test_a_schedule_that_must_know_the_end(backend_name: str) -> None:
-    trainer = make(backend_name, schedule="cosine")
+    trainer = make(backend_name, schedule=schedules.Cosine(unit="step"))
     with pytest.raises(ValueError, match="not known when that is"):
         trainer.step(X[0], LABELS[0])
     assert trainer.n_steps == 0

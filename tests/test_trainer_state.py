@@ -11,6 +11,7 @@ import pytest
 
 import fastbp
 from fastbp import kernels
+from fastbp.run import NonFinite
 
 OPTIMIZERS = {"sgd": "sgd", "nesterov": fastbp.SGD(0.05, momentum=0.9, nesterov=True), "adam": "adam"}
 
@@ -183,8 +184,66 @@ def test_a_copy_taken_after_a_fit_has_its_moments(backend_name: str, how: Any) -
     assert state_of(trainer) == state_of(again)
 
 
-@pytest.mark.parametrize("name", ["m", "v", "network"])
-def test_moments_cannot_be_replaced(name: str) -> None:
+def test_a_shallow_copy_learns_for_itself(backend_name: str) -> None:
+    X, y = make_data(20)
+    trainer = make_trainer(backend_name)
+    trainer.fit(X, y)
+    again, before = copy.copy(trainer), state_of(trainer)
+    assert state_of(again) == before
+    again.fit(X, y)
+    assert state_of(trainer) == before
+    assert state_of(again) != before
+
+
+@pytest.mark.skipif(kernels.resolve() == "numba", reason="the Cython backend, which it would take, is not built")
+def test_a_trainer_whose_backend_is_not_here_takes_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = make_data(20)
+    trainer = make_trainer("numba")
+    trainer.fit(X, y)
+    stored, why_not = pickle.dumps(trainer), kernels._why_not
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "_why_not", lambda name: "away" if name == "numba" else why_not(name))
+        kernels._load.cache_clear()  # as in a process that never had it
+        again = pickle.loads(stored)
+    assert again.backend != "numba"
+    assert again.fit(X, y).loss == pytest.approx(trainer.fit(X, y).loss, rel=1e-4)
+
+
+class Failing(fastbp.Callback):
+    """Fails with an error of its own after some steps."""
+
+    every_n_steps = 1
+
+    def __init__(self, error: type[Exception], step: int) -> None:
+        self.error, self.step = error, step
+
+    def on_step_end(self, state: Any) -> None:
+        if state.step == self.step:
+            raise self.error("the callback's")
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, NonFinite, KeyError])
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_an_error_of_a_callback_leaves_the_steps_done(backend_name: str, error: type[Exception], step: int) -> None:
+    X, y = make_data(2 * 16)
+    failed, whole = make_trainer(backend_name), make_trainer(backend_name)
+    with pytest.raises(error, match="the callback's"):
+        failed.fit(X, y, epochs=2, callbacks=[Failing(error, step)])
+    assert failed.n_steps == step
+    seen: list[Any] = []
+
+    class Watch(fastbp.Callback):
+        every_n_steps = 1
+
+        def on_step_end(self, state: Any) -> None:
+            seen.append(state_of(state.trainer)[:4])
+
+    whole.fit(X, y, epochs=2, callbacks=[Watch()])
+    assert state_of(failed)[:4] == seen[step - 1]
+
+
+@pytest.mark.parametrize("name", ["m", "v", "network", "backend", "clip_value", "clip_norm", "average_decay"])
+def test_what_buffers_depend_on_cannot_be_replaced(name: str) -> None:
     trainer = make_trainer("numpy")
     with pytest.raises(AttributeError, match=rf"Trainer\.{name} cannot be replaced"):
         setattr(trainer, name, None)

@@ -147,7 +147,12 @@ class Diagnostics(Callback):
         show_table(columns, cells, title=measure.replace("_", " "), numbers=range(len(columns)))
 
     def on_train_begin(self, state: TrainingState) -> None:
-        self._epochs_before = self._cuts[-1][0] if self._cuts else 0
+        n_layers = state.trainer.network.layout.n_layers
+        if self._rows and (before := next(iter(self._rows.values()))[0].size) != n_layers:
+            raise ValueError(
+                f"this callback has measured a network of {before} layers, and the one to be trained has {n_layers}; "
+                "pass a new Diagnostics"
+            )
         self._measure(state)
 
     def on_step_end(self, state: TrainingState) -> None:
@@ -157,9 +162,12 @@ class Diagnostics(Callback):
         if self.every_n_epochs is not None and state.epoch % self.every_n_epochs == 0:
             self._measure(state)
 
+    def on_train_end(self, state: TrainingState) -> None:
+        self._epochs_before += state.epoch
+
     def _measure(self, state: TrainingState) -> None:
         cut = self._epochs_before + state.epoch, state.step
-        if cut in self._cuts[-1:]:
+        if cut in self._cuts[-1:]:  # of a step that ends an epoch, or of a fit that goes on
             return
         seen = probe(state.trainer, self.X, self.y, alpha=self.alpha, dropout=self.dropout, seed=0)
         found = [self._functions[measure](seen) for measure in self.measures]

@@ -194,9 +194,8 @@ def check_gradient(
 def _blocks(layout: Layout) -> list[tuple[str, int, NDArray[np.int64]]]:
     """Return the kind and the layer of each block of parameters, and the numbers of these in the flat buffer."""
     numbers = np.arange(layout.size)
-    normalized = [index for index, norm in enumerate(layout.norms) if norm is not None]
     layers = range(layout.n_layers)
-    kinds = {"W": (layers, layout.weights(numbers)), "gamma": (normalized, layout.gammas(numbers))}
+    kinds = {"W": (layers, layout.weights(numbers)), "gamma": (layout.normalized, layout.gammas(numbers))}
     if layout.bias:
         kinds["b"] = layers, layout.biases(numbers)
     return [

@@ -285,8 +285,7 @@ class Batch:
         data = as_features(X, network.dtype, network.layer_sizes[0])
         n, n_outputs = n_samples(data), network.layer_sizes[-1]
         nothing = {"y": np.empty((0, n_outputs), network.dtype), "classes": np.empty(0, np.int64)}
-        output = network.activations[-1].code
-        data |= nothing if y is None else as_targets(y, network.dtype, n, n_outputs, output, function.code)
+        data |= nothing if y is None else as_targets(y, network.dtype, n, n_outputs, function.code)
         data["sample_weight"] = as_sample_weight(sample_weight, network.dtype, n)
         form = Data(is_sparse(data), bool(data["classes"].size), bool(data["sample_weight"].size))
         kept = network.dropout if check_dropout(dropout) else ()
