@@ -284,7 +284,7 @@ class Network(Fixed):
 
         Parameters
         ----------
-        x : ndarray of shape (I,) or (n, I), dtype of the network
+        x : ndarray of shape (I,) or (n, I) with n at least 1, dtype of the network
             C-contiguous. It is not searched for NaN and infinity: they go through the network.
         out : ndarray of shape (O,) or (n, O), dtype of the network
             C-contiguous, apart from x and the parameters; written: the same numbers as those of `forward`.
@@ -338,7 +338,7 @@ class Network(Fixed):
         return (
             f"x is a {found[0]}, out a {found[1]}; pass C-contiguous arrays of dtype {self.dtype}, apart from each "
             f"other and from the parameters: x of shape ({n_inputs},) or (n, {n_inputs}), and out, writable, of shape "
-            f"({n_outputs},) or (n, {n_outputs})"
+            f"({n_outputs},) or (n, {n_outputs}); n at least 1"
         )
 
     def predict(self, X: Any) -> NDArray[Any]:

@@ -126,11 +126,12 @@ class Trainer(Fixed):
         if average_decay is not None:
             check_range("average_decay", average_decay, 0, 1, open_high=True)
         self.clip_value, self.clip_norm, self.average_decay = clip_value, clip_norm, average_decay
+        self._is_custom = network.is_custom or isinstance(self.loss, CustomLoss)
         self.backend = kernels.backend(backend, custom=self._is_custom).name
         self.n_threads = None if n_threads is None else kernels.check_n_threads(n_threads)
         self.random_state = _as_generator(random_state)
-        is_dropping = any(p < 1 for p in network.dropout)
-        self._seed = int(self.random_state.integers(2**53)) if is_dropping else 0  # of all masks
+        self._drops = any(p < 1 for p in network.dropout)
+        self._seed = int(self.random_state.integers(2**53)) if self._drops else 0  # of all masks
         self.n_steps = 0
         self._m, self._v = (aligned_empty(network.n_parameters, network.dtype) for _ in range(2))
         self._m[...] = self._v[...] = 0
@@ -148,10 +149,6 @@ class Trainer(Fixed):
             + ("" if self.schedule is None else f"{self.schedule!r}, ")
             + f"batch_size {self.batch_size}, {self.n_steps} steps done, backend {self.backend!r}>"
         )
-
-    @property
-    def _is_custom(self) -> bool:
-        return self.network.is_custom or isinstance(self.loss, CustomLoss)
 
     @property
     def _kernels(self) -> kernels.Backend:
@@ -281,7 +278,8 @@ class Trainer(Fixed):
         Returns
         -------
         float
-            The loss before the step, penalty included: the mean over n samples.
+            The loss before the step, penalty included: the mean over n samples. NaN or infinite once the training has
+            diverged, which a stream does not stop for.
 
         Raises
         ------
@@ -535,7 +533,7 @@ class Trainer(Fixed):
         first = self.n_steps
         values = scale(self.optimizer.step_values(first, n_steps), self._rate_factors(first, n_steps, last_step))
         limits = {"clip": self.clip_value or 0, "max_norm": self.clip_norm or 0}
-        masks = {"seed": self._seed, "number": first + np.arange(n_steps)}
+        masks = {"seed": self._seed, "number": first + np.arange(n_steps)} if self._drops else {}
         return {**values, **limits, **masks, "average_decay": self.average_decay or 0}
 
     def _rate_factors(self, first: int, n_steps: int, last_step: int | None) -> NDArray[np.float64] | None:

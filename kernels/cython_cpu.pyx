@@ -5,7 +5,8 @@
 A run packs its parameters once, so that every load of a product is a whole vector: weights in strips of a vector's
 width, a mini-batch in panels whose samples stand side by side (``tile_table.h``). A product runs over tiles that stay in
 registers until all that follows them is done: bias and activation, Hadamard product, optimiser. The operations by
-hand pack their arguments, call the same kernels, named alike with an underscore, and unpack the results.
+hand pack their arguments, call the same kernels, named alike with an underscore, and unpack the results; those that go
+element by element call the C function on the arrays as they are.
 
 What must run in vector registers is C, compiled once for each instruction set and reached through a table of functions;
 the table is chosen here, at import, by what the processor can do. The environment variable ``FASTBP_ISA`` overrides the

@@ -169,7 +169,8 @@ def piece(batch, n, units, part, L):
 def activate_units(tiles, worker, batch, n, z, activation, a, saved):
     """Activation of n units. Units are shared.
 
-    A custom one is not called for what lies in a panel that is not full: it might take long over any numbers.
+    In a panel that is not full a custom one is called for the vectors that hold samples alone: what lies beside them is
+    anything, over which it might take long.
     """
     L, pitch, units = lanes(a), TILE_VECTORS * lanes(a), share(worker, n, lanes(a))
     for part in range(batch.n_panels if batch.n_panels else batch.n):

@@ -136,5 +136,5 @@ def test_it_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batch_size", [0, -1, 1.5, True, "all", [3]])
 def test_other_batch_sizes_are_refused(batch_size: Any) -> None:
-    with pytest.raises(ValueError, match="pass a whole number of at least 1, or 'full' for all samples at once"):
+    with pytest.raises(ValueError, match="pass a whole number of at least 1 sample, or 'full' for all at once"):
         make(batch_size=batch_size)

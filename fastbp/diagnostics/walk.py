@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .. import kernels
 from ..data import as_features, as_sample_weight, as_targets, is_sparse, n_samples
+from ..fitted import NAMES
 from ..kernels import NONE, Activation, ActivationFunction, Backend, Loss, LossFunction, Op, Source
 from ..losses import as_loss, loss_function
 from ..network import Network
@@ -231,15 +232,10 @@ def as_network(model: Any) -> Network:
         backend=getattr(model, "backend", "auto"),
     )
     ours = network.weights, network.biases, network.gammas, network.running_means, network.running_variances
-    theirs = (model.coefs_, model.intercepts_, *(getattr(model, f"batch_norm_{name}_", ()) for name in _NORM))
-    for here, there in zip(ours, theirs, strict=True):
+    for here, there in zip(ours, (getattr(model, name, ()) for name in NAMES), strict=True):
         for array, values in zip(here, there, strict=True):
             array[...] = values
     return network
-
-
-_NORM = ("scales", "means", "variances")
-"""What an estimator has learnt beside weights and biases, of each layer with batch normalisation."""
 
 
 def default_loss(network: Network) -> str:
