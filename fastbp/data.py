@@ -205,8 +205,10 @@ def as_targets(y: Any, dtype: Any, n: int, n_outputs: int, loss: Loss) -> dict[s
 
 
 def _as_classes(y: NDArray[Any], n_outputs: int) -> NDArray[np.int64]:
-    classes = np.array(y, dtype=np.int64) if np.isfinite(y).all() else None  # a copy: kernels trust it while they run
-    if classes is None or (y.dtype.kind == "f" and (classes != y).any()):
+    is_float = y.dtype.kind == "f"
+    has_numbers = not is_float or np.isfinite(y).all()
+    classes = np.array(y, dtype=np.int64) if has_numbers else None  # a copy: kernels trust it while they run
+    if classes is None or (is_float and (classes != y).any()):
         raise ValueError(
             f"y holds numbers that are no class numbers, beside a network with {n_outputs} outputs; pass whole numbers "
             f"0 to {n_outputs - 1} or a matrix of shape ({len(y)}, {n_outputs})"

@@ -23,13 +23,13 @@ from threadpoolctl import threadpool_limits
 
 from .data import as_features, is_sparse, n_samples
 from .fitted import arrays_of, by_name, layout_of
-from .kernels import Buffers, Loss
+from .kernels import Buffers, Loss, step_table
 from .layers import as_dropout
 from .layout import Layout
 from .optimizers import SGD, Adam, Optimizer
 from .pace import Pace
 from .plan import Data, aligned_empty, gradient_plan, run_buffers, training_plan
-from .run import NonFinite, Run, batch_scales, make_table
+from .run import NonFinite, Run, StepRecords, batch_scales
 from .threads import available_threads, threads_for
 
 log = logging.getLogger("fastbp")
@@ -63,7 +63,7 @@ class Epochs:
         self.moments = _moments(estimator._optimizer, layout.parameters(self.flat), dtype)
         self.rule = _as_rule(estimator._optimizer)
         self.dropout = as_dropout(estimator.dropout, layout.n_layers - 1)
-        self.run_ = self._make_run(data)
+        self.run_, self.records = self._make_run(data), StepRecords()
         self.random_state = None if self.is_checked else estimator._random_state.get_state(legacy=False)
         if any(p < 1 for p in self.dropout) and not hasattr(estimator, "_dropout_state"):
             estimator._dropout_state = int(estimator._random_state.randint(2**53, dtype=np.int64)), 0
@@ -96,8 +96,8 @@ class Epochs:
         t = getattr(estimator._optimizer, "t", 0)
         scales = batch_scales(self.n_samples, self.batch_size, weights)
         seed, first = getattr(estimator, "_dropout_state", (0, 0))
-        masks = {"seed": seed, "number": first + np.arange(n_steps)}
-        table = make_table(n_steps, scales, {"l2": estimator.alpha}, self._rates(t, n_steps), masks)
+        masks = {"seed": seed, "number": first + np.arange(n_steps)} if hasattr(estimator, "_dropout_state") else {}
+        table = self.records.of(n_steps, scales, {"l2": estimator.alpha}, self._rates(t, n_steps), masks)
         try:
             self.run_.steps(self.order, table)
         except NonFinite:
@@ -196,7 +196,7 @@ class LossAndGradient:
         n_blocks = -(-n // plan.batch_size)
         first = np.arange(n_blocks) == 0  # the first block overwrites the gradient and takes the penalty
         values = {"grad_scale": scale, "loss_scale": scale, "keep": ~first, "l2": estimator.alpha * first}
-        self.table = make_table(n_blocks, values)
+        self.table = step_table(n_blocks, **values)
 
 
 class _ProcessLimit:

@@ -23,7 +23,7 @@ from .optimizers import Optimizer, as_optimizer
 from .pace import Pace
 from .plan import Data, aligned_empty, run_buffers, training_plan
 from .ranges import check_choice, check_range, check_whole
-from .run import PREDICTION_BATCH, NonFinite, Run, batch_scales, make_table
+from .run import PREDICTION_BATCH, NonFinite, Run, StepRecords, batch_scales
 from .schedules import Plateau, Schedule, Span, as_schedule, scale
 from .stream import Stream, as_step
 from .threads import threads_for
@@ -140,6 +140,7 @@ class Trainer(Fixed):
         self._workspaces: list[dict[str, NDArray[Any]]] = [{}]  # the only one is away while a fit runs
         self._stream: Stream | None = None  # of the last `step`
         self._pace: Pace | None = None  # of the last fit: the next one begins with what it learned
+        self._records = StepRecords()
         self._last: Run | None = None  # whose workspace has newer moments
         self._moments_are_known = False  # to others, who must find them up to date
 
@@ -498,7 +499,7 @@ class Trainer(Fixed):
         order = self._shuffled(n) if shuffle else np.arange(n)
         weights = data["sample_weight"][order, 0] if data["sample_weight"].size else None
         scales = batch_scales(n, run.plan.batch_size, weights, reduction)
-        table = make_table(n_steps, scales, {"l2": alpha}, values)
+        table = self._records.of(n_steps, scales, {"l2": alpha}, values)
 
         def on_cut(done: int) -> bool:
             self.n_steps = state.step = first + done
@@ -580,6 +581,7 @@ class Trainer(Fixed):
             "_stream": None,
             "_last": None,
             "_pace": None,
+            "_records": StepRecords(),
             "_moments_are_known": False,
         }
         return {**self.__dict__, **arrays, **own}

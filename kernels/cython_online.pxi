@@ -48,6 +48,8 @@ cdef Py_ssize_t _online_steps(
         x, following = X + order[s] * n_in, X + order[s + 1] * n_in if s + 1 < n_steps else NULL
         if steps[s].l2 != 0 or steps[s].clip != 0 or not (is_forward or cpu.is_finite(n_in, x)):
             break
+        if following != NULL:
+            cpu.fetch(n_in, following)
         if not is_forward:
             _online_forward(worker, first, x, params, work)
         row = first + 1

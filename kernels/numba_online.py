@@ -20,6 +20,7 @@ from .numba_rows import (
     activate_row,
     add_outer,
     custom_row,
+    fetch,
     is_finite,
     list_nonzero,
     losses_of,
@@ -102,6 +103,8 @@ def online_steps(tiles, natural, plan, steps, order, buffers, losses):
         x, step = at(online.sources.X, order[s] * n_in), steps[s]
         if step.l2 != 0 or step.clip != 0 or not (is_forward or is_finite(table, n_in, x)):
             break
+        following = at(online.sources.X, order[min(s + 1, steps.size - 1)] * n_in)
+        fetch(table, n_in, following)
         if not is_forward:
             _forward(table, online, plan[online.forward], x)
         for number in range(online.forward + 1, online.output):
@@ -120,7 +123,6 @@ def online_steps(tiles, natural, plan, steps, order, buffers, losses):
             _update(table, online, plan[number], at(online.work, plan[number].a_prev), step)
         row, is_forward = plan[online.update], False
         if s + 1 < steps.size:
-            following = at(online.sources.X, order[s + 1] * n_in)
             is_forward = is_finite(table, n_in, following) != 0
         if is_forward:
             _turn(table, online, row, x, following, step)

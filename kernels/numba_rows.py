@@ -35,8 +35,9 @@ from .numba_rules import (
     store_rates,
     times_derivative,
 )
-from .numba_tiles import TILE_VECTORS
+from .numba_tiles import CACHE_LINE, TILE_VECTORS, prefetch
 from .numba_vectors import (
+    address_of,
     any_lane,
     as_pointer_to,
     at,
@@ -120,6 +121,17 @@ def list_nonzero(n, x, other, listed):
         x_j, other_j = load_vector(at(x, j), n - j, 0), load_vector(at(other, j), n - j, 0)
         found += list_lanes(choose(x_j != 0, x_j, other_j) != 0, j, at(listed, found))
     return found
+
+
+@primitive("vip")
+def fetch(n, x):
+    """Begin to fetch n elements."""
+    first, byte = address_of(x), 0
+    n_bytes = address_of(at(x, n)) - first
+    while byte < n_bytes:  # a range with a step would divide
+        prefetch(first + byte)
+        byte += CACHE_LINE
+    prefetch(first + n_bytes - 1)  # rows begin anywhere in a line
 
 
 @primitive("iip")

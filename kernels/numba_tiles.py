@@ -316,11 +316,11 @@ def _fetch_ahead(ahead):
         stop = min(byte + rest, row_bytes)
         rest -= stop - byte
         while byte < stop:  # a range with a step would divide
-            _prefetch(start + byte)
+            prefetch(start + byte)
             byte += CACHE_LINE
         byte = stop
         if stop == row_bytes:
-            _prefetch(start + stop - 1)  # rows begin anywhere in a line
+            prefetch(start + stop - 1)  # rows begin anywhere in a line
             byte, row = 0, row + 1
         if row == n_rows:
             row, source = 0, source + 1
@@ -334,7 +334,7 @@ def _prefetch_block(n_rows, n_vectors, start, w_vector):
     """Ask for one array's part of a tile."""
     for v in range(n_vectors):
         for r in range(n_rows):
-            _prefetch(address_of(at(start, v * w_vector + r * lanes(start))))
+            prefetch(address_of(at(start, v * w_vector + r * lanes(start))))
 
 
 @intrinsic
@@ -601,7 +601,7 @@ def _emit_prefetch(builder: Any, p: Any) -> None:
 
 
 @intrinsic
-def _prefetch(typingctx: Any, place: Any) -> Any:
+def prefetch(typingctx: Any, place: Any) -> Any:
     """Ask for the cache line at an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

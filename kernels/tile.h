@@ -547,7 +547,8 @@ static void sum_rows(ptrdiff_t n_vectors, ptrdiff_t n_rows, const void *A, ptrdi
 
 static const Tiles table = {
     LANES,        product,      update,        pack,      unpack,   gather_panel,       scatter_panel,
-    list_nonzero, is_finite,     weighted_rows, row_products, add_outer, add_outer_forward,  activate_row,  softmax,
+    list_nonzero, fetch,         is_finite,     weighted_rows, row_products, add_outer, add_outer_forward,
+    activate_row, softmax,
     softmax_panel, through_activation, through_softmax, through_softmax_panel, batch_moments, normalize,
     batch_norm_delta, maxout, maxout_delta, dropout, output_row, log_losses, output_panel, output_classes, sum_rows,
     apply, square_sum, rescale, move_average,

@@ -1,10 +1,13 @@
 /* Products and updates for one sample, over the inputs or units that are listed; included by tile.h. */
 
 #define list_nonzero JOIN(list_nonzero, REAL)
+#define fetch JOIN(fetch, REAL)
 #define is_finite JOIN(is_finite, REAL)
+#define A_FEW (LANES < 4 ? LANES : LANES / 4)
 #define sum_vectors JOIN(sum_vectors, REAL)
 #define weighted_rows_of JOIN(weighted_rows_of, REAL)
 #define weighted_rows JOIN(weighted_rows, REAL)
+#define row_products_of JOIN(row_products_of, REAL)
 #define row_products JOIN(row_products, REAL)
 #define add_outer_of JOIN(add_outer_of, REAL)
 #define add_outer JOIN(add_outer, REAL)
@@ -24,6 +27,13 @@ static ptrdiff_t list_nonzero(ptrdiff_t n, const void *row, const void *other_ro
     }
 #endif
     return found;
+}
+
+static void fetch(ptrdiff_t n, const void *x) {
+    const char *first = x, *stop = (const char *)((const REAL *)x + n);
+    for (const char *line = first; line < stop; line += CACHE_LINE)
+        PREFETCH(line);
+    PREFETCH(stop - 1); /* rows begin anywhere in a line */
 }
 
 static int is_finite(ptrdiff_t n, const void *row) {
@@ -67,36 +77,44 @@ static void weighted_rows(ptrdiff_t n_listed, const int32_t *list, const void *x
     }
 }
 
-/* Return the sum of each of LANES vectors: neighbours zipped and added, log2(LANES) times. */
-static INLINE vec sum_vectors(vec x[LANES]) {
+/* Return the sum of each of n_rows vectors, over and over: neighbours zipped and added, log2(LANES) times. */
+static INLINE vec sum_vectors(const int n_rows, vec x[LANES]) {
 #if HAS_VECTORS
     UNROLL for (int half = LANES / 2; half; half /= 2)
-        UNROLL for (int j = 0; j < half; j++)
-            x[j] = ZIP(LOW, x[j], x[j + half]) + ZIP(HIGH, x[j], x[j + half]);
+        UNROLL for (int j = 0; j < (half < n_rows ? half : n_rows); j++) {
+            const vec other = x[j + half < n_rows ? j + half : j];
+            x[j] = ZIP(LOW, x[j], other) + ZIP(HIGH, x[j], other);
+        }
 #endif
     return x[0];
 }
 
+/* The products of n_rows rows, of which n_listed are there. */
+static INLINE void row_products_of(const int n_rows, ptrdiff_t n_listed, const int32_t *list, const REAL *d,
+                                   const REAL *W, ptrdiff_t n_in, ptrdiff_t n, REAL *products) {
+    vec total[LANES];
+    ALIGNED REAL lanes[LANES];
+    UNROLL for (int l = 0; l < n_rows; l++)
+        total[l] = splat(0);
+    ptrdiff_t j = 0;
+    do {
+        const vec factor = load(d + j);
+        UNROLL for (int l = 0; l < n_rows; l++)
+            total[l] += factor * load(W + list[l < n_listed ? l : 0] * LANES + j * n_in);
+    } while ((j += LANES) < n);
+    store(lanes, sum_vectors(n_rows, total));
+    for (int l = 0; l < n_rows && l < n_listed; l++)
+        products[list[l]] = lanes[l];
+}
+
 static void row_products(ptrdiff_t n_listed, const int32_t *list, const void *delta, const void *W, ptrdiff_t n_in,
                          ptrdiff_t n, void *products) {
-    const REAL *d = delta;
-    for (ptrdiff_t t = 0; t < n_listed; t += LANES) {
-        const REAL *rows[LANES];
-        vec total[LANES];
-        ALIGNED REAL lanes[LANES];
-        UNROLL for (int l = 0; l < LANES; l++) {
-            rows[l] = (const REAL *)W + list[t + l < n_listed ? t + l : n_listed - 1] * LANES;
-            total[l] = splat(0);
-        }
-        for (ptrdiff_t j = 0; j < n; j += LANES) {
-            const vec factor = load(d + j);
-            UNROLL for (int l = 0; l < LANES; l++)
-                total[l] += factor * load(rows[l] + j * n_in);
-        }
-        store(lanes, sum_vectors(total));
-        for (int l = 0; l < LANES && t + l < n_listed; l++)
-            ((REAL *)products)[list[t + l]] = lanes[l];
-    }
+    for (; n_listed >= LANES; n_listed -= LANES, list += LANES)
+        row_products_of(LANES, LANES, list, delta, W, n_in, n, products);
+    if (n_listed > A_FEW)
+        row_products_of(LANES, n_listed, list, delta, W, n_in, n, products);
+    else if (n_listed)
+        row_products_of(A_FEW, n_listed, list, delta, W, n_in, n, products);
 }
 
 /* All loads of a row come before its stores: strips that are a multiple of 4 KB apart look alike to the processor, which

@@ -143,6 +143,9 @@ typedef struct {
      * many. The list has room for n, in whole vectors. */
     ptrdiff_t (*list_nonzero)(ptrdiff_t n, const void *x, const void *other, int32_t *list);
 
+    /* Begin to fetch n elements. */
+    void (*fetch)(ptrdiff_t n, const void *x);
+
     /* Whether no element is infinite or NaN. */
     int (*is_finite)(ptrdiff_t n, const void *x);
 

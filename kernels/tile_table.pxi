@@ -96,6 +96,7 @@ cdef extern from "tile_table.h":
             bint fill
         ) noexcept nogil
         Py_ssize_t (*list_nonzero)(Py_ssize_t n, const void* x, const void* other, int32_t* list) noexcept nogil
+        void (*fetch)(Py_ssize_t n, const void* x) noexcept nogil
         bint (*is_finite)(Py_ssize_t n, const void* x) noexcept nogil
         void (*weighted_rows)(
             Py_ssize_t n_listed, const int32_t* list, const void* x, const void* W, Py_ssize_t w_row,

@@ -247,3 +247,19 @@ def test_what_buffers_depend_on_cannot_be_replaced(name: str) -> None:
     trainer = make_trainer("numpy")
     with pytest.raises(AttributeError, match=rf"Trainer\.{name} cannot be replaced"):
         setattr(trainer, name, None)
+
+
+def test_records_of_steps_are_those_of_this_fit(backend_name: str) -> None:
+    """What a fit leaves in the records of its steps does not reach the next one: a copy, which has none, learns alike."""
+    X, y = make_data(20)
+    weight = np.linspace(0.1, 1, 20)
+    trainer = make_trainer(backend_name, batch_size=6)
+    fits: list[dict[str, Any]] = [{}, {"alpha": 0.1}, {}, {"sample_weight": weight}, {"sample_weight": weight[::-1]}]
+    fits += [{}, {"reduction": "sum"}, {"alpha": 0.1, "sample_weight": weight}, {"epochs": 3}, {}]
+    for n, options in enumerate(fits):
+        rows = slice(None) if n % 3 else slice(13)
+        options = {name: value[rows] if name == "sample_weight" else value for name, value in options.items()}
+        again = copy.deepcopy(trainer)
+        for each in (trainer, again):
+            each.fit(X[rows], y[rows], **options)
+        assert state_of(again) == state_of(trainer), options

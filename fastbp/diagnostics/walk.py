@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from .. import kernels
 from ..data import as_features, as_sample_weight, as_targets, is_sparse, n_samples
 from ..fitted import NAMES
-from ..kernels import NONE, Activation, ActivationFunction, Backend, Loss, LossFunction, Op, Source
+from ..kernels import NONE, Activation, ActivationFunction, Backend, Loss, LossFunction, Op, Source, step_table
 from ..losses import as_loss, loss_function
 from ..network import Network
 from ..plan import Data, Plan, aligned_empty, gradient_plan
 from ..ranges import check_choice, check_range, check_whole
-from ..run import batch_scales, make_table
+from ..run import batch_scales
 from ..trainer import Trainer
 
 Array = NDArray[Any]
@@ -287,7 +287,7 @@ class Batch:
         kept = network.dropout if check_dropout(dropout) else ()
         plan = gradient_plan(network.layout, network.activations, function, n, form, dropout=kept)
         weights = data["sample_weight"][:, 0] if form.weighted else None
-        step = make_table(1, batch_scales(n, n, weights, reduction), {"l2": alpha}, _masks(model, seed))
+        step = step_table(1, **batch_scales(n, n, weights, reduction), l2=alpha, **_masks(model, seed))
         name = backend or (model.backend if isinstance(model, Trainer) else network.backend)
         is_custom = network.is_custom or function.code == Loss.CUSTOM
         return cls(kernels.backend(name, custom=is_custom), plan, data, function, step, network.activations)
