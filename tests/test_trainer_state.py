@@ -250,7 +250,7 @@ def test_what_buffers_depend_on_cannot_be_replaced(name: str) -> None:
 
 
 def test_records_of_steps_are_those_of_this_fit(backend_name: str) -> None:
-    """What a fit leaves in the records of its steps does not reach the next one: a copy, which has none, learns alike."""
+    """What a fit leaves in the records of its steps does not reach the next one: a copy without them learns alike."""
     X, y = make_data(20)
     weight = np.linspace(0.1, 1, 20)
     trainer = make_trainer(backend_name, batch_size=6)
