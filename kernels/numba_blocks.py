@@ -108,24 +108,37 @@ def scatter_block(typingctx: Any, panel: Any, pitch: Any, n: Any, out: Any, row:
 
 
 @intrinsic
-def block_products(typingctx: Any, rows: Any, delta: Any, W: Any, w_vector: Any, n_vectors: Any) -> Any:
-    """Return sum_j delta[j] W[rows[lane] + j] for each lane; W's vectors stand ``w_vector`` apart."""
+def block_products(typingctx: Any, n_rows: Any, rows: Any, delta: Any, W: Any, w_vector: Any, n_vectors: Any) -> Any:
+    """Return sum_j delta[j] W[rows[lane] + j] for at least n_rows lanes; W's vectors stand ``w_vector`` apart."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        rows, delta, W, w_vector, n_vectors = args
-        vector = vector_of(signature.args[2].dtype)[0]
-        sources = _rows_at(builder, W, rows, vector.count)
-        totals = [cgutils.alloca_once_value(builder, ir.Constant(vector, None)) for _ in sources]
-        with cgutils.for_range(builder, n_vectors) as loop:
-            here = builder.mul(loop.index, loop.index.type(vector.count))
-            factor = emit_load(builder, builder.gep(delta, [here]), vector)
-            offset = builder.mul(loop.index, w_vector)
-            for source, total in zip(sources, totals, strict=True):
-                w = emit_load(builder, builder.gep(source, [offset]), vector)
-                builder.store(emit_fma(builder, factor, w, builder.load(total)), total)
-        return _sum_vectors(builder, [builder.load(total) for total in totals])
+        n_rows, rows, delta, W, w_vector, n_vectors = args
+        vector = vector_of(signature.args[3].dtype)[0]
+        found = cgutils.alloca_once(builder, vector)
 
-    return Vector(W.dtype)(rows, delta, W, types.intp, types.intp), codegen
+        def emit(count: int) -> None:
+            sources = _rows_at(builder, W, rows, count)
+            totals = [cgutils.alloca_once(builder, vector) for _ in sources]
+            for total in totals:
+                builder.store(ir.Constant(vector, None), total)
+            with cgutils.for_range(builder, n_vectors) as loop:
+                here = builder.mul(loop.index, loop.index.type(vector.count))
+                factor = emit_load(builder, builder.gep(delta, [here]), vector)
+                offset = builder.mul(loop.index, w_vector)
+                for source, total in zip(sources, totals, strict=True):
+                    w = emit_load(builder, builder.gep(source, [offset]), vector)
+                    builder.store(emit_fma(builder, factor, w, builder.load(total)), total)
+            builder.store(_sum_vectors(builder, [builder.load(total) for total in totals]), found)
+
+        few = max(1, vector.count // 4)
+        with builder.if_else(builder.icmp_signed("<=", n_rows, n_rows.type(few))) as (then, otherwise):
+            with then:
+                emit(few)
+            with otherwise:
+                emit(vector.count)
+        return builder.load(found)
+
+    return Vector(W.dtype)(types.intp, rows, delta, W, types.intp, types.intp), codegen
 
 
 def _rows_at(builder: Any, start: Any, rows: Any, count: int) -> list[Any]:
@@ -145,11 +158,12 @@ def _transpose(builder: Any, block: list[Any]) -> list[Any]:
 
 
 def _sum_vectors(builder: Any, block: list[Any]) -> Any:
-    """Return the sum of each vector of a block: neighbours zipped and added, log2(lanes) times."""
-    while len(block) > 1:
-        half = len(block) // 2
-        pairs = zip(block[:half], block[half:], strict=True)
+    """Return the sum of each vector of a block, over and over: neighbours zipped and added, log2(lanes) times."""
+    half = block[0].type.count // 2
+    while half:
+        pairs = zip(block[:half], block[half:] or block, strict=True)
         block = [builder.fadd(*emit_zip(builder, x, y)) for x, y in pairs]
+        half //= 2
     return block[0]
 
 

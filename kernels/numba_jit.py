@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from llvmlite import binding, ir
 from numba import types
-from numba.core import caching
+from numba.core import caching, cgutils
 from numba.core.ccallback import CFunc
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
@@ -258,12 +258,14 @@ def primitive(
 
         @lower_builtin(call, types.VarArg(types.Any))
         def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            tiles, values = args[0], args if takes_tiles else args[1:]
-            result = context.get_value_type(sig.return_type) if spec[0] != "v" else ir.VoidType()
-            kind = ir.FunctionType(result, [value.type for value in values]).as_pointer()
-            address = builder.load(builder.gep(tiles, [ir.IntType(64)(place)]))
-            answer = builder.call(builder.inttoptr(address, kind), values)
-            return answer if spec[0] != "v" else context.get_dummy_value()
+            # as Numba's own code is called: a wrapper for C takes as long as a small primitive
+            given = slice(0 if takes_tiles else 1, None)
+            kind = context.call_conv.get_function_type(sig.return_type, sig.args[given])
+            address = builder.load(builder.gep(args[0], [ir.IntType(64)(place)]))
+            result, error = (cgutils.alloca_once(builder, pointer.pointee) for pointer in kind.args[:2])
+            values = context.get_arg_packer(sig.args[given]).as_arguments(builder, args[given])
+            builder.call(builder.inttoptr(address, kind.as_pointer()), [result, error, *values])  # none raises
+            return builder.load(result) if spec[0] != "v" else context.get_dummy_value()
 
         return call
 
@@ -304,7 +306,14 @@ def _rare(n_primitives: int) -> frozenset[int]:
 @functools.cache
 def _tiles_of(dtype: np.dtype[Any], n_primitives: int, ops: frozenset[int]) -> NDArray[np.int64]:
     is_called = [not each.only_for or bool(each.only_for & ops) for each in _PRIMITIVES]
-    return np.array([_compiled(n, dtype.name).address if called else 0 for n, called in enumerate(is_called)], np.int64)
+    return np.array([_address(n, dtype.name) if called else 0 for n, called in enumerate(is_called)], np.int64)
+
+
+@functools.cache
+def _address(place: int, dtype: str) -> int:
+    """Return where the code of a primitive lies that Numba's own calls take, beside the wrapper for C."""
+    compiled = _compiled(place, dtype)
+    return int(compiled._library.get_pointer_to_function(compiled.native_name.removeprefix("cfunc.")))
 
 
 @functools.cache

@@ -7,6 +7,7 @@ It is ``cython_online.pxi`` in Numba's words, and compiled when it is first aske
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 from numba import int32
@@ -181,7 +182,7 @@ def _activate(tiles, online, row):
         softmax(tiles, row.n_out, 1, a)
 
 
-@inlined
+@functools.partial(inlined, forceinline=True)
 def _errors(tiles, online, plan, sample):
     """Find all layers' errors; return whether they are finite, and the loss unless its logarithm can wait.
 
@@ -224,7 +225,7 @@ def _target(tiles, online, row, sample, y):
         pack(tiles, 1, n, at(online.sources.y, sample * n), n, y, n_filled)
 
 
-@inlined
+@functools.partial(inlined, forceinline=True)
 def _update(tiles, online, row, x, step):
     """Gradient descent on a layer."""
     listed, delta, scale = _listed(online, row), at(online.work, row.delta), -step.rate * step.grad_scale

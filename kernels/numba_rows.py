@@ -165,7 +165,7 @@ def row_products(n_listed, listed, delta, W, n_in, n, products):
     for t in range(0, n_listed, lanes(W)):
         for lane in range(lanes(W)):
             store(rows, lane, load(listed, min(t + lane, n_listed - 1)) * lanes(W))
-        store_whole(sums, 0, block_products(rows, delta, W, lanes(W) * n_in, n_vectors))
+        store_whole(sums, 0, block_products(n_listed - t, rows, delta, W, lanes(W) * n_in, n_vectors))
         for lane in range(min(lanes(W), n_listed - t)):
             store(products, load(listed, t + lane), load(sums, lane))
 

@@ -89,7 +89,7 @@ static INLINE vec sum_vectors(const int n_rows, vec x[LANES]) {
     return x[0];
 }
 
-/* The products of n_rows rows, of which n_listed are there. */
+/* The products of n_rows rows, of which n_listed count. */
 static INLINE void row_products_of(const int n_rows, ptrdiff_t n_listed, const int32_t *list, const REAL *d,
                                    const REAL *W, ptrdiff_t n_in, ptrdiff_t n, REAL *products) {
     vec total[LANES];
@@ -100,7 +100,7 @@ static INLINE void row_products_of(const int n_rows, ptrdiff_t n_listed, const i
     do {
         const vec factor = load(d + j);
         UNROLL for (int l = 0; l < n_rows; l++)
-            total[l] += factor * load(W + list[l < n_listed ? l : 0] * LANES + j * n_in);
+            total[l] += factor * load(W + list[l] * LANES + j * n_in);
     } while ((j += LANES) < n);
     store(lanes, sum_vectors(n_rows, total));
     for (int l = 0; l < n_rows && l < n_listed; l++)
@@ -109,12 +109,17 @@ static INLINE void row_products_of(const int n_rows, ptrdiff_t n_listed, const i
 
 static void row_products(ptrdiff_t n_listed, const int32_t *list, const void *delta, const void *W, ptrdiff_t n_in,
                          ptrdiff_t n, void *products) {
+    int32_t rest[LANES];
     for (; n_listed >= LANES; n_listed -= LANES, list += LANES)
         row_products_of(LANES, LANES, list, delta, W, n_in, n, products);
+    if (!n_listed)
+        return;
+    for (int l = 0; l < LANES; l++)
+        rest[l] = list[l < n_listed ? l : 0]; /* in memory: of rows known to be one the compiler keeps a product, unfused */
     if (n_listed > A_FEW)
-        row_products_of(LANES, n_listed, list, delta, W, n_in, n, products);
-    else if (n_listed)
-        row_products_of(A_FEW, n_listed, list, delta, W, n_in, n, products);
+        row_products_of(LANES, n_listed, rest, delta, W, n_in, n, products);
+    else
+        row_products_of(A_FEW, n_listed, rest, delta, W, n_in, n, products);
 }
 
 /* All loads of a row come before its stores: strips that are a multiple of 4 KB apart look alike to the processor, which
