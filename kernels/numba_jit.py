@@ -313,7 +313,8 @@ def _tiles_of(dtype: np.dtype[Any], n_primitives: int, ops: frozenset[int]) -> N
 def _address(place: int, dtype: str) -> int:
     """Return where the code of a primitive lies that Numba's own calls take, beside the wrapper for C."""
     compiled = _compiled(place, dtype)
-    return int(compiled._library.get_pointer_to_function(compiled.native_name.removeprefix("cfunc.")))
+    library = compiled._library  # type: ignore[attr-defined]
+    return int(library.get_pointer_to_function(compiled.native_name.removeprefix("cfunc.")))
 
 
 @functools.cache
