@@ -182,7 +182,7 @@ def _activate(tiles, online, row):
         softmax(tiles, row.n_out, 1, a)
 
 
-@functools.partial(inlined, forceinline=True)
+@functools.partial(inlined, forceinline=True)  # a call would put some twenty numbers on the stack
 def _errors(tiles, online, plan, sample):
     """Find all layers' errors; return whether they are finite, and the loss unless its logarithm can wait.
 
@@ -225,7 +225,7 @@ def _target(tiles, online, row, sample, y):
         pack(tiles, 1, n, at(online.sources.y, sample * n), n, y, n_filled)
 
 
-@functools.partial(inlined, forceinline=True)
+@functools.partial(inlined, forceinline=True)  # likewise
 def _update(tiles, online, row, x, step):
     """Gradient descent on a layer."""
     listed, delta, scale = _listed(online, row), at(online.work, row.delta), -step.rate * step.grad_scale

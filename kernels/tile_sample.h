@@ -97,7 +97,7 @@ static INLINE void row_products_of(const int n_rows, ptrdiff_t n_listed, const i
     UNROLL for (int l = 0; l < n_rows; l++)
         total[l] = splat(0);
     ptrdiff_t j = 0;
-    do {
+    do { /* n is not 0: were the loop one that may not run, the sums would lie in memory */
         const vec factor = load(d + j);
         UNROLL for (int l = 0; l < n_rows; l++)
             total[l] += factor * load(W + list[l] * LANES + j * n_in);
