@@ -207,7 +207,8 @@ def as_targets(y: Any, dtype: Any, n: int, n_outputs: int, loss: Loss) -> dict[s
 def _as_classes(y: NDArray[Any], n_outputs: int) -> NDArray[np.int64]:
     is_float = y.dtype.kind == "f"
     has_numbers = not is_float or np.isfinite(y).all()
-    classes = np.array(y, dtype=np.int64) if has_numbers else None  # a copy: kernels trust it while they run
+    with np.errstate(invalid="ignore"):  # of numbers beyond those of int64, which differ then
+        classes = np.array(y, dtype=np.int64) if has_numbers else None  # a copy: kernels trust it while they run
     if classes is None or (is_float and (classes != y).any()):
         raise ValueError(
             f"y holds numbers that are no class numbers, beside a network with {n_outputs} outputs; pass whole numbers "

@@ -20,6 +20,13 @@ from .threads import threads_for
 PREDICTION_BATCH = 256
 """Rows that go through the network together in prediction: their activations stay in the second-level cache."""
 
+PIECE_FLOPS = 5e9
+"""Work of a prediction between two moments at which Ctrl-C is heard: a tenth of a second or less of one processor."""
+
+PIECE_ROWS = 2048
+"""A piece of a prediction has so many rows at least: for each the weights are packed again, which is work for a
+hundred."""
+
 FEW_ROWS = 8
 """So many rows are predicted one by one: packing the weights would take longer."""
 
@@ -189,7 +196,10 @@ def forward(
     n_threads = threads_for(n_threads, plan.flops) if plan.flops * n >= FLOPS_WORTH_STARTING * batch_size else 1
     buffers = run_buffers(plan, backend, data, {"params": params}, n_threads)
     out = np.empty((n, n_outputs), params.dtype)
-    backend.module.predict(plan.rows, np.arange(n, dtype=np.int64), batch_size, buffers, out, n_threads)
+    piece = max(PIECE_ROWS, int(PIECE_FLOPS / plan.flops) * batch_size)
+    for start in range(0, n, piece):
+        rows = np.arange(start, min(start + piece, n), dtype=np.int64)
+        backend.module.predict(plan.rows, rows, batch_size, buffers, out[start : start + piece], n_threads)
     return out
 
 

@@ -50,7 +50,7 @@ def available_threads() -> int:
 def _environment() -> int:
     """Return ``OMP_NUM_THREADS``, whose first number counts, or no limit."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isdigit() and int(first) > 0 else sys.maxsize
+    return int(first) if first.isdecimal() and int(first) > 0 else sys.maxsize
 
 
 @functools.cache
@@ -61,12 +61,13 @@ def _quota() -> int:
 
 
 def _libraries() -> list[int]:
-    """Return how many threads the libraries may use that are loaded when this is called first."""
-    return [library.num_threads or sys.maxsize for library in _controller().lib_controllers]
+    """Return how many threads the libraries that are loaded may use."""
+    return [library.num_threads or sys.maxsize for library in _controller(len(sys.modules)).lib_controllers]
 
 
-@functools.cache
-def _controller():  # type: ignore[no-untyped-def]
+@functools.lru_cache(maxsize=1)
+def _controller(n_modules: int):  # type: ignore[no-untyped-def]
+    """Look for libraries, which takes milliseconds: anew once further modules, which may bring some, are there."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()

@@ -82,6 +82,30 @@ def test_a_rows_prediction_does_not_depend_on_its_batch(
     np.testing.assert_array_equal(net.forward(scipy.sparse.csc_array(X)), together)
 
 
+@pytest.mark.parametrize("sparse", [True, False])
+def test_a_long_prediction_comes_in_pieces(backend_name: str, sparse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between them Ctrl-C is heard; where the pieces end changes no bit."""
+    net = fastbp.Network((20, 9, 4), random_state=0, backend=backend_name)
+    X = np.random.default_rng(0).normal(size=(1000, 20))
+    samples = scipy.sparse.csr_matrix(X) if sparse else X
+    module, pieces = kernels.backend(backend_name).module, []
+    whole, predict = net.forward(samples), module.predict
+
+    def record(plan: Any, order: Any, *arguments: Any) -> None:
+        pieces.append(len(order))
+        if len(pieces) == 4:
+            raise KeyboardInterrupt
+        predict(plan, order, *arguments)
+
+    monkeypatch.setattr("fastbp.run.PIECE_FLOPS", 1)
+    monkeypatch.setattr("fastbp.run.PIECE_ROWS", 300)
+    np.testing.assert_array_equal(net.forward(samples), whole)
+    monkeypatch.setattr(module, "predict", record)
+    with pytest.raises(KeyboardInterrupt):
+        net.forward(samples)
+    assert pieces == [300, 300, 300, 100]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adam", "adamw"])
 def test_csr_trains_like_dense(backend_name: str, dtype: str, optimizer: str) -> None:
@@ -294,6 +318,7 @@ def test_bad_trainer_options_are_refused(options: dict[str, Any], message: str) 
         ({"y": np.full(50, 3)}, ValueError, "class numbers from 3 to 3, but the network has 3 outputs"),
         ({"y": np.full(50, -1)}, ValueError, "class numbers from -1"),
         ({"y": np.full(50, 0.5)}, ValueError, "no class numbers"),
+        ({"y": np.full(50, 1e30)}, ValueError, "no class numbers"),
         ({"y": np.array(["a"] * 50)}, TypeError, "y has dtype <U1"),
         ({"y": np.ones((50, 2))}, ValueError, "y has 2 columns but the network has 3 outputs"),
         ({"y": np.ones((50, 3))}, ValueError, "sum to 1"),
@@ -314,8 +339,10 @@ def test_bad_data_is_refused_and_changes_nothing(
     X, y = make_data()
     trainer = make_trainer(backend_name)
     before = trainer.network.parameters.copy()
-    with pytest.raises(error, match=message):
-        trainer.fit(**{"X": X, "y": y, **change})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what is refused is not warned of as well
+        with pytest.raises(error, match=message):
+            trainer.fit(**{"X": X, "y": y, **change})
     np.testing.assert_array_equal(trainer.network.parameters, before)
     assert trainer.n_steps == 0
 

@@ -305,7 +305,9 @@ def test_one_thread_where_a_batch_is_little_work() -> None:
     assert threads_for(None, FLOPS_WORTH_THREADS) == available_threads()
 
 
-@pytest.mark.parametrize(("value", "limit"), [("1", 1), ("1,4", 1), ("64", 64), ("0", 64), ("many", 64), ("", 64)])
+@pytest.mark.parametrize(
+    ("value", "limit"), [("1", 1), ("1,4", 1), ("64", 64), ("0", 64), ("many", 64), ("", 64), ("²", 64)]
+)
 def test_omp_num_threads_limits(monkeypatch: pytest.MonkeyPatch, value: str, limit: int) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", value)
     assert 1 <= available_threads() <= limit
@@ -333,6 +335,21 @@ def test_lbfgs_takes_threads_though_it_holds_the_blas_to_one(compiled: str, monk
 def test_threadpoolctl_limits() -> None:
     with threadpool_limits(1):
         assert available_threads() == 1
+
+
+def test_threadpoolctl_limits_libraries_that_come_later() -> None:
+    """In a process of its own: scikit-learn brings an OpenMP library after threads were counted."""
+    program = """
+from fastbp.threads import available_threads
+from threadpoolctl import threadpool_info, threadpool_limits
+available_threads()
+import sklearn.neural_network
+with threadpool_limits(1, user_api="openmp"):
+    print(available_threads() if any(found["user_api"] == "openmp" for found in threadpool_info()) else 1)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(fastbp.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")

@@ -217,7 +217,8 @@ def linear_grad(
     Cheng (6a)(6b), SE 3, Book 4.4.2.
     """
     scale, l2, keep = (float(step[name][0]) for name in ("grad_scale", "l2", "keep"))
-    gradient = scale * (a_prev.T @ delta + l2 * W)
+    penalty = l2 * W if l2 else 0.0  # without one, weights that are not finite leave the gradient alone
+    gradient = scale * (a_prev.T @ delta + penalty)
     grad_W[...] = gradient if keep == 0 else keep * grad_W + gradient
     if grad_b.size:
         gradient = scale * delta.sum(axis=0)
