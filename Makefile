@@ -22,7 +22,8 @@ types: $(VENV)/installed-dev
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p fastbp
 
 pytest: $(VENV)/installed-dev
-	$(BIN)/pytest -n auto tests
+	$(BIN)/pytest -n auto tests --ignore tests/simulated
+	NUMBA_ENABLE_CUDASIM=1 $(BIN)/pytest -n auto tests/simulated
 
 test-exhaustive: $(VENV)/installed-dev
 	$(BIN)/pytest -n auto -m exhaustive tests

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .activations import ELU, GELU, SELU, CustomActivation, LeakyReLU, Maxout, ReLU, SiLU
     from .callbacks import Callback, Checkpoint, Converged, EarlyStopping, History, JSONLLogger, TrainingState
     from .categories import Labels, OneHot
+    from .gpu import has_gpu, require_gpu
     from .kernels import backends
     from .layers import BatchNorm, Dropout
     from .losses import CustomLoss
@@ -67,8 +68,10 @@ _HOMES = {
     "Trainer": "trainer",
     "TrainingState": "callbacks",
     "backends": "kernels",
+    "has_gpu": "gpu",
     "load": "io",
     "patch_sklearn": "accelerate",
+    "require_gpu": "gpu",
     "save": "io",
     "unpatch_sklearn": "accelerate",
 }
@@ -113,11 +116,13 @@ __all__ = [
     "backends",
     "datasets",
     "diagnostics",
+    "has_gpu",
     "initializers",
     "kernels",
     "load",
     "patch_sklearn",
     "plots",
+    "require_gpu",
     "save",
     "schedules",
     "unpatch_sklearn",

@@ -201,7 +201,7 @@ def _add_inspect(subparsers: Any) -> None:
 
 def _add_common(parser: Any) -> None:
     parser.add_argument("--seed", metavar="N", type=_seed, default=0, help="random state (default: %(default)s)")
-    backends = ("auto", "cython", "numba", "numpy")
+    backends = ("auto", "cython", "numba", "numpy", "cuda")
     parser.add_argument("--backend", choices=backends, default="auto", help="what computes (default: %(default)s)")
 
 

@@ -43,6 +43,7 @@ def info(options: argparse.Namespace) -> None:
     details = {
         "cython": _cython_details(cython),
         "numba": f"vectors of {numba['vector_bits']} bits; compiled code is kept in {numba['cache'] or 'memory'}",
+        "cuda": _gpu_details(found["gpu"]),
     }
     rows = [
         (name, f"{state}; {details[name]}" if state == kernels.AVAILABLE and name in details else state)
@@ -57,6 +58,14 @@ def _cython_details(cython: dict[str, Any]) -> str:
     others = ", ".join(cython["instruction_sets"])
     built = " and ".join(filter(None, [cython["cython"] and f"Cython {cython['cython']}", cython["compiler"]]))
     return f"instruction set {cython['instruction_set']} of {others}" + (f"; built with {built}" if built else "")
+
+
+def _gpu_details(gpu: dict[str, Any]) -> str:
+    if gpu["compute_capability"] is None:
+        return str(gpu["name"])
+    size = f"{gpu['multiprocessors']} multiprocessors, {gpu['memory'] / 1e9:.0f} GB"
+    ways = f"steps of up to {gpu['walked_flops'] / 1e6:g} MFLOP by one kernel, others by a graph of kernels"
+    return f"{gpu['name']}, compute capability {gpu['compute_capability']}, {size}; {ways}"
 
 
 def demo(options: argparse.Namespace) -> None:

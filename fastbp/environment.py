@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import __version__, kernels
+from . import __version__, gpu, kernels
 from .threads import available_threads
 
 _LIBRARIES = (
@@ -20,6 +20,7 @@ _LIBRARIES = (
     "scikit-learn",
     "numba",
     "llvmlite",
+    "numba-cuda",
     "safetensors",
     "threadpoolctl",
     "rich",
@@ -60,7 +61,8 @@ def describe() -> dict[str, Any]:
     Returns
     -------
     dict
-        What JSON can hold: ``fastbp, python, system, cpu, threads, backends, auto_backend, cython, numba, libraries``.
+        What JSON can hold: ``fastbp, python, system, cpu, gpu, threads, backends, auto_backend, cython, numba,
+        libraries``.
     """
     backends = kernels.backends()
     return {
@@ -68,6 +70,7 @@ def describe() -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": {"model": _cpu_model(), "features": _cpu_features()},
+        "gpu": gpu.describe(),
         "threads": _threads(),
         "backends": backends,
         "auto_backend": _auto_backend(),

@@ -76,6 +76,7 @@ MODULES = {
     "numpy": "reference",
     "numba": "numba_cpu",
     "cython": "cython_cpu",
+    "cuda": "numba_cuda",
 }
 """The backends, one line each: name and module."""
 
@@ -215,6 +216,10 @@ def _why_not(name: str) -> str | None:
     """Return why a backend is not available and what to do, or None. Nothing heavy is imported for the answer."""
     if name == "numba" and importlib.util.find_spec("numba") is None:
         return "the package numba is missing; run: pip install numba"
+    if name == "cuda":
+        if importlib.util.find_spec("numba_cuda") is None:
+            return "the package numba-cuda is missing; run: pip install 'fastbp[cuda]'"
+        return str(importlib.import_module(f"{__name__}.numba_cuda.toolkit").why_not() or "") or None
     if name == "cython":
         if importlib.util.find_spec(f"{__name__}.cython_cpu") is None:
             return _why_not_built()

@@ -52,7 +52,7 @@ _DERIVATIVES = (Op.DROPOUT, Op.ACTIVATION_DELTA, Op.BACKPROP_DELTA)
 
 _ELEMENTWISE = (Op.BATCH_NORM, Op.NORMALIZE, Op.ACTIVATE, Op.DROPOUT)
 
-_WORK_FIELDS: dict[Op, dict[str, str]] = {
+WORK_FIELDS: dict[Op, dict[str, str]] = {
     Op.GATHER_ROWS: {"a": "n_out"},
     Op.GATHER_CSR_ROWS: {"a": "n_out"},
     Op.GATHER_CLASSES: {"a": "n_out"},
@@ -211,7 +211,7 @@ def check_plan(plan: Array, buffers: Buffers, batch_size: int, module: ModuleTyp
         place = f"row {number} of the plan, {op.name.lower()},"
         _check_sizes(place, op, row)
         _check_values(place, op, row, where)
-        for offset, columns in _WORK_FIELDS[op].items():
+        for offset, columns in WORK_FIELDS[op].items():
             width = room(batch_size, row[columns] if columns else 1)
             is_output = predicting and number == len(rows) - 1 and offset == "a"
             if row[offset] == NONE and (_OPTIONAL.get(op) == offset or is_output):

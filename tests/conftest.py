@@ -25,6 +25,9 @@ import source_checks  # noqa: E402
 COMPILED = tuple(name for name in kernels.MODULES if name in kernels.AUTO_ORDER)
 """The backends that run without Python between steps: what users get."""
 
+HOST = tuple(name for name in kernels.MODULES if name != "cuda")
+"""The backends that need no GPU; the other one is tested in simulated/ and in test_cuda_ptx.py."""
+
 SKLEARN_LOOPS = ("_backprop", "_forward_pass", "_forward_pass_fast", "update_params")
 """What scikit-learn's own loop cannot do without: where these raise, only kernels can have trained."""
 
@@ -114,7 +117,7 @@ def _require(name: str) -> None:
         pytest.skip(f"backend {name!r} is not available: {reason}")
 
 
-@pytest.fixture(params=tuple(kernels.MODULES), scope="session")
+@pytest.fixture(params=HOST, scope="session")
 def backend_name(request: pytest.FixtureRequest) -> str:
     """The name of each backend in turn."""
     _require(request.param)

@@ -497,7 +497,8 @@ def test_info_names_what_there_is(fastbp_: Shell) -> None:
 
 
 def test_info_says_why_a_backend_is_missing(fastbp_: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_why_not", lambda name: "no compiler; get one" if name == "cython" else None)
+    others = kernels._why_not
+    monkeypatch.setattr(kernels, "_why_not", lambda name: "no compiler; get one" if name == "cython" else others(name))
     assert re.search(r"cython\s+no compiler; get one", fastbp_("info"))
     found = json.loads(fastbp_("info", "--json"))
     assert found["cython"]["instruction_set"] is None

@@ -1,0 +1,215 @@
+"""Runs on the device: their arrays, which outlive a call, and the steps of a plan one after the other.
+
+Steps come in one of three ways. A small network's are done by one kernel, of one block, that walks the plan (`walk`).
+Of others the kernels of `STEPS_A_GRAPH` steps are captured once as a CUDA graph, which is launched again and again; the
+first steps are launched kernel by kernel, which compiles them. In none of these does Python come between steps.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..contract import MOMENTS, NONE, Buffers, Op
+from . import flat
+from .functions import FIELDS
+from .layers import LAUNCHES, WITH_SQUARES, Launch, Run, end_step, n_update_tiles, write_rows
+from .memory import Array, empty, is_on_device, launch, launch_spread, to_device, zeros
+from .placing import Placement, placed_work
+from .toolkit import Graph, cuda, most_shared_bytes, shared_limit_raised
+from .walk import WALKED, tables, walk_kernel
+
+UPDATES = (Op.LINEAR_UPDATE, Op.OPTIMIZER_STEP, Op.BATCH_NORM_DELTA)
+DATA = ("X", "X_data", "X_indices", "X_indptr", "y", "classes", "sample_weight")
+
+STEPS_A_GRAPH = 8
+"""Steps beyond the last one do nothing: their blocks see that no samples are left."""
+
+MOST_WALKED_FLOPS = 4e6
+"""Work of a step up to which one block is faster than a dozen kernels, each of which takes a microsecond or two to
+begin: a block does some 0.2 TFLOP/s."""
+
+CARRYING_BLOCKS = 256
+"""Blocks that put parameters to their places, and bring them back."""
+
+ROOM_BYTES = 4096
+"""Shared memory of a walk beside the activations."""
+
+
+class Session:
+    """What a run has on the device, from one call to the next.
+
+    Parameters
+    ----------
+    plan : ndarray of dtype `PLAN_ROW`
+    buffers : Buffers
+    """
+
+    def __init__(self, plan: NDArray[np.void], buffers: Buffers) -> None:
+        self.plan, self.dtype = plan, buffers.params.dtype
+        self.placement = placement = Placement(plan, buffers.params.size)
+        ops = [row.op for row in placement.rows]
+        rules = {row.optimizer for row in placement.rows if row.op in UPDATES}
+        gradient = NONE in rules or bool({Op.LINEAR_GRAD, Op.OPTIMIZER_STEP, Op.CLIP_NORM} & {*ops})
+        m, v = (any(name in MOMENTS[rule] for rule in rules - {NONE}) for name in ("m", "v"))
+        self.used = {"params": True, "grads": gradient, "m": m, "v": v, "average": Op.AVERAGE_STEP in ops}
+        n_squares = 0
+        for row in placement.rows:
+            row.squares = n_squares
+            if row.op in WITH_SQUARES:
+                n_squares += n_update_tiles(self.dtype.name, row)
+        self.states = {name: zeros(placement.size if used else 1, self.dtype) for name, used in self.used.items()}
+        self.where = to_device(placement.where)
+        self.squares = zeros(n_squares, np.float64)
+        self.norm = empty(1 + buffers.params.size // flat.SPAN, np.float64)
+        self.cursor, self.losses = zeros(3, np.int64), zeros(3, np.float64)
+        self.arrays: dict[str, Any] = {}
+        self.graph: Graph | None = None
+        self.batch_size = 0
+
+    def fits(self, plan: NDArray[np.void], buffers: Buffers) -> bool:
+        """Tell whether this session was made for such a run."""
+        same_plan = self.plan is plan or np.array_equal(self.plan, plan)
+        return same_plan and (self.placement.where.size, self.dtype) == (buffers.params.size, buffers.params.dtype)
+
+    def _prepare(self, batch_size: int) -> None:
+        """Make room for mini-batches of so many samples."""
+        if batch_size == self.batch_size:
+            return
+        self.batch_size, self.graph = batch_size, None
+        self.rows, self.work_size = placed_work(self.placement.rows, batch_size)
+        self.walks = walks(self.rows, self.work_size, self.dtype, batch_size)
+        if self.walks:
+            whole, real = tables(self.rows)
+            self.tables = cuda.to_device(whole), cuda.to_device(real)
+        self.work = zeros(1 if self.walks else self.work_size, self.dtype)
+        self.sums = zeros(batch_size, np.float64)
+
+    def load(self, buffers: Buffers) -> None:
+        """Copy a run's samples to the device."""
+        for name in DATA:
+            self._keep(name, getattr(buffers, name))
+
+    def _keep(self, name: str, array: Any) -> None:
+        """Copy an array to where the last one of its name is, if that is large enough: a graph knows that place."""
+        here = self.arrays.get(name)
+        if is_on_device(array):
+            there = to_device(array)
+            if here is None or here.__cuda_array_interface__["data"] != there.__cuda_array_interface__["data"]:
+                self.arrays[name], self.graph = there, None
+        elif here is None or here.dtype != array.dtype or here.size < array.size:
+            self.arrays[name], self.graph = to_device(array), None
+        elif array.size:
+            here[: array.size].copy_to_device(np.ascontiguousarray(array).reshape(-1))
+
+    def carry(self, buffers: Buffers, names: Sequence[str], *, back: bool) -> None:
+        """Copy parameters, and what goes with them, to their places on the device, or back from there."""
+        for name in names:
+            natural = getattr(buffers, name)
+            if self.used[name] and natural.size:
+                here = to_device(natural)  # on the way back with what belongs to no layer
+                kernel = flat.brought_together if back else flat.spread_out
+                launch(kernel, CARRYING_BLOCKS, here, self.states[name], self.where)
+                if back:
+                    here.copy_to_host(natural)
+
+    def run(self, batch_size: int, order: Array, steps: NDArray[np.void] | None = None) -> Run:
+        """Return what the kernels of a run of steps work on."""
+        self._prepare(batch_size)
+        table = np.zeros((1, len(FIELDS)), np.float64) if steps is None else steps
+        self._keep("order", order)
+        self._keep("steps", table.view(np.float64))
+        samples = {name: self.arrays[name] for name in (*DATA, "order")}
+        return Run(
+            cursor=self.cursor,
+            batch_size=self.batch_size,
+            steps=self.arrays["steps"].reshape(-1, len(FIELDS)),
+            **samples,
+            **self.states,
+            where=self.where,
+            work=self.work,
+            sums=self.sums,
+            squares=self.squares,
+            norm=self.norm,
+            losses=self.losses,
+        )
+
+    def program(self, run: Run) -> list[Launch]:
+        """Return the launches of the plan's rows."""
+        return [one for row in self.rows for one in LAUNCHES[row.op](run, row)]
+
+    def train(self, steps: NDArray[np.void], order: Array, batch_size: int, losses: Array) -> None:
+        """Do steps; add what they found to ``losses``, of those that were done where something interrupts."""
+        run = self.run(batch_size, order, steps)
+        launch(flat.start, 1, run.cursor, len(order), run.losses)
+        try:
+            if self.walks:
+                self._walk(run, len(steps))
+            else:
+                self._launch(run, len(steps))
+        finally:
+            losses += run.losses.copy_to_host()
+
+    def _walk(self, run: Run, n_steps: int) -> None:
+        """Let one kernel do all steps."""
+        samples = run.order, run.steps, *self.tables, run.X, run.y, run.classes, run.sample_weight
+        results = self.work_size, run.sums, run.squares, run.losses, float(np.finfo(self.dtype).eps)
+        states = run.params, run.grads, run.m, run.v
+        arguments = n_steps, run.cursor, run.batch_size, *samples, *states, *results
+        n_bytes = self.work_size * self.dtype.itemsize
+        launch_spread(walk_kernel(), 1, *arguments, shared=shared_limit_raised(walk_kernel(), arguments, n_bytes))
+
+    def _launch(self, run: Run, n_steps: int) -> None:
+        """Launch the steps' kernels, one by one at first, and then many at a time."""
+        launches = [*self.program(run), end_step(run)]
+        if self.graph is None:
+            for one in launches:
+                one(0)
+            n_steps -= 1
+            if Graph.is_available and n_steps >= STEPS_A_GRAPH:
+                self.graph = Graph(launches * STEPS_A_GRAPH)
+        if self.graph is not None:
+            for _ in range(0, n_steps, STEPS_A_GRAPH):
+                self.graph.launch()
+            return
+        for _ in range(n_steps):
+            for one in launches:
+                one(0)
+
+    def predict(self, order: Array, batch_size: int, out: Array) -> None:
+        """Write the outputs for some samples, each behind the other."""
+        run, found = self.run(batch_size, order), empty(out.size, out.dtype)
+        launches = [*self.program(run), write_rows(run, self.rows[-1].a, out.shape[1], found)]
+        launch(flat.start, 1, run.cursor, len(order), run.losses)
+        for _ in range(0, len(order), self.batch_size):
+            for one in launches:
+                one(0)
+            launch(flat.next_batch, 1, run.cursor)
+        if out.size:
+            found.copy_to_host(out.reshape(-1))
+
+
+def walks(rows: list[Any], work_size: int, dtype: Any, batch_size: int) -> bool:
+    """Tell whether one block does a run's steps: they are short, and all activations fit into its shared memory."""
+    products = [row for row in rows if row.op in (Op.LINEAR_FORWARD, Op.BACKPROP_DELTA, Op.LINEAR_UPDATE)]
+    flops = 2 * batch_size * sum(row.n_in * row.n_out for row in products)
+    has_all = any(row.op == Op.OUTPUT_DELTA for row in rows) and all(row.op in WALKED for row in rows)
+    fits = work_size * dtype.itemsize + ROOM_BYTES <= most_shared_bytes()
+    return has_all and dtype == np.float32 and flops <= MOST_WALKED_FLOPS and fits
+
+
+_SESSIONS: dict[int, Session] = {}
+
+
+def session_of(plan: NDArray[np.void], buffers: Buffers) -> Session:
+    """Return the session that goes with a run's ``scratch``, which stands for the memory that it has on the device."""
+    key = id(buffers.scratch)
+    if key not in _SESSIONS:
+        weakref.finalize(buffers.scratch, _SESSIONS.pop, key, None)
+    if key not in _SESSIONS or not _SESSIONS[key].fits(plan, buffers):
+        _SESSIONS[key] = Session(plan, buffers)
+    return _SESSIONS[key]

@@ -1,0 +1,136 @@
+"""Values of every operation of the CUDA backend against the float64 reference, in the simulator, on small shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from operation_checks import Options, check_operation, run_operation
+from test_contract import (  # noqa: F401 - run here for the backend of this folder
+    test_backend_has_scratch_size,
+    test_backend_packs_and_unpacks,
+    test_operation_has_the_contracts_arguments,
+    test_operations_are_defined_in_the_contracts_order,
+)
+from test_operations import ACTIVATIONS, DTYPES, KEPT, OPTIMIZERS
+
+from fastbp import kernels
+
+SHAPES = ((1, 1, 1), (5, 4, 3), (9, 18, 6), (3, 33, 7))
+"""Batch, inputs, outputs: one, less than a vector or a tile, more than one."""
+
+RUNS = ("train_steps", "predict", "predict_rows")
+
+
+def check(operation: str, dtype: str, shape: tuple[int, int, int] = (5, 4, 3), **modes: Any) -> None:
+    batch, inputs, outputs = shape
+    options = Options(batch=batch, inputs=inputs, outputs=outputs, **modes)
+    check_operation(kernels.backend("cuda"), operation, dtype, options)
+
+
+@pytest.fixture(params=["walked", "launched"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Small networks' steps by one kernel, and kernel by kernel as those of larger ones."""
+    if request.param == "launched":
+        monkeypatch.setattr("fastbp.kernels.numba_cuda.runs.MOST_WALKED_FLOPS", 0)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("operation", [name for name in kernels.OPERATIONS if name not in RUNS])
+def test_every_shape(operation: str, shape: tuple[int, int, int], dtype: str) -> None:
+    check(operation, dtype, shape)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("operation", RUNS)
+def test_runs(operation: str, dtype: str) -> None:
+    check(operation, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation(activation: str, dtype: str) -> None:
+    for operation in ("linear_forward", "activation_delta"):
+        check(operation, dtype, activation=activation)
+    if activation not in KEPT:
+        check("output_delta", dtype, activation=activation)
+    if activation != "softmax":
+        for operation in ("batch_norm", "normalize", "activate", "dropout", "backprop_delta"):
+            check(operation, dtype, activation=activation)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("loss", ["squared_error", "cross_entropy", "binary_cross_entropy", "poisson"])
+def test_every_loss(way: str, loss: str, weighted: bool) -> None:
+    check("output_delta", "float64", loss=loss, weighted=weighted)
+    check("train_steps", "float32", loss=loss, weighted=weighted)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer(way: str, optimizer: str) -> None:
+    decay = 0.0 if optimizer in ("sgd", "momentum", "nesterov") else 0.1
+    modes = {"optimizer": optimizer, "decay": decay, "clip": 0.2, "l2": 0.3}
+    check("linear_update", "float64", **modes, bias=False)
+    check("train_steps", "float32", **modes)
+
+
+def test_a_gradient_is_added_to_another() -> None:
+    for operation in ("linear_grad", "batch_norm_delta"):
+        check(operation, "float64", keep=1.0, l2=0.0)
+
+
+@pytest.mark.parametrize(
+    "modes",
+    [
+        {"sparse": True},
+        {"classes": True, "loss": "cross_entropy", "activation": "gelu"},
+        {"batch_norm": True},
+        {"maxout": True},
+        {"drops": True, "activation": "silu"},
+        {"batch_norm": True, "maxout": True, "drops": True, "l2": 0.0},
+    ],
+    ids=str,
+)
+def test_runs_of_all_kinds(way: str, modes: dict[str, Any]) -> None:
+    check("train_steps", "float32", **modes)
+    if not modes.get("drops"):
+        check("predict", "float32", **modes)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("many_weights", [True, False])
+def test_large_tiles(dtype: str, many_weights: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results of some tiles, with their terms in slices or in one."""
+    monkeypatch.setattr("fastbp.kernels.numba_cuda.products.MANY_WEIGHTS", 1 if many_weights else 2**20)
+    shape = (35, 37, 69) if many_weights else (33, 34, 18)
+    for operation in ("linear_forward", "backprop_delta", "linear_update"):
+        check(operation, dtype, shape)
+
+
+def test_an_output_does_not_depend_on_its_batch() -> None:
+    """Not even on the tile that its batch gets."""
+    backend, rng = kernels.backend("cuda"), np.random.default_rng(0)
+    X, W, b = rng.normal(size=(40, 70)), rng.normal(size=(70, 20)), rng.normal(size=20)
+    whole, single = np.empty((40, 20)), np.empty((1, 20))
+    backend.linear_forward(X, W, b, "tanh", whole)
+    for r in (0, 17, 39):
+        backend.linear_forward(X[r : r + 1], W, b, "tanh", single)
+        np.testing.assert_array_equal(single[0], whole[r])
+
+
+def test_a_run_can_be_repeated_bit_for_bit(way: str) -> None:
+    backend, options = kernels.backend("cuda"), Options(batch=9, inputs=5, outputs=3)
+    first, second = (run_operation(backend, "train_steps", np.dtype("f4"), np.dtype("f4"), options) for _ in range(2))
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name])
+
+
+def test_a_long_order_is_the_references() -> None:
+    u = np.random.default_rng(0).random(300)
+    order, expected = np.empty(300, np.int64), np.empty(300, np.int64)
+    kernels.backend("cuda").shuffle(u.copy(), order)
+    kernels.backend("numpy").shuffle(u, expected)
+    np.testing.assert_array_equal(order, expected)
