@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels import Loss, is_canonical
+from .kernels import Loss, is_canonical, is_on_device
 
 
 def as_features(X: Any, dtype: Any, n_features: int | None = None, *, check: bool = True) -> dict[str, NDArray[Any]]:
@@ -31,7 +31,9 @@ def as_features(X: Any, dtype: Any, n_features: int | None = None, *, check: boo
     ValueError
         If X is not a finite, numeric, non-empty (n, I) matrix.
     """
-    if check and not (is_ready(X, dtype) and is_finite(X)):
+    if is_on_device(X):
+        X = _on_device(X, dtype, check)
+    elif check and not (is_ready(X, dtype) and is_finite(X)):
         X = _checked(X, dtype)
     if n_features is not None and X.shape[1] != n_features:
         raise ValueError(
@@ -40,13 +42,53 @@ def as_features(X: Any, dtype: Any, n_features: int | None = None, *, check: boo
     if hasattr(X, "tocsr"):
         _check_indices(X)
         return _as_csr(X.tocsr(), dtype)
-    dense = np.ascontiguousarray(X, dtype=dtype)
+    dense = X if is_on_device(X) else np.ascontiguousarray(X, dtype=dtype)
     return {
         "X": dense,
         "X_data": np.empty(0, dtype),
         "X_indices": np.empty(0, np.int32),
         "X_indptr": np.empty(0, np.int64),
     }
+
+
+def _on_device(X: Any, dtype: Any, check: bool) -> Any:
+    """Return samples that lie on a GPU as they are, or converted there."""
+    from .kernels.numba_cuda import foreign
+
+    X = foreign.as_device_array(X)
+    if X.ndim != 2 or not X.size:
+        raise ValueError(f"X has shape {X.shape}; pass a matrix of shape (n, I) with at least one sample")
+    if X.dtype.kind not in "biuf":
+        raise TypeError(f"X has dtype {X.dtype}; pass numbers")
+    X = foreign.converted(X, np.dtype(dtype))
+    if check and not foreign.is_finite(X):
+        raise ValueError(f"Input X contains NaN, infinity or a value too large for {np.dtype(dtype)}.")
+    return X
+
+
+def _classes_on_device(y: Any, n: int, n_outputs: int) -> Any:
+    """Return class numbers that lie on a GPU."""
+    from .kernels.numba_cuda import foreign
+
+    y = foreign.as_device_array(y)
+    if y.dtype.kind not in "iu" or y.shape != (n,):
+        raise ValueError(f"y has dtype {y.dtype} and shape {y.shape}; pass {n} class numbers, whole ones")
+    low, high = foreign.value_range(y)
+    if low < 0 or high >= n_outputs:
+        raise ValueError(
+            f"y holds class numbers from {low} to {high}, but the network has {n_outputs} outputs; pass numbers 0 to "
+            f"{n_outputs - 1}"
+        )
+    return foreign.converted(y, np.dtype(np.int64))
+
+
+def on_host(array: Any) -> NDArray[Any]:
+    """Return an array in the host's memory."""
+    if not is_on_device(array):
+        return np.asarray(array)
+    from .kernels.numba_cuda import foreign
+
+    return foreign.on_host(array)
 
 
 def _checked(X: Any, dtype: Any) -> Any:
@@ -181,7 +223,9 @@ def as_targets(y: Any, dtype: Any, n: int, n_outputs: int, loss: Loss) -> dict[s
     TypeError
         If y holds strings or objects.
     """
-    y = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
+    if is_on_device(y) and len(y.shape) == 1 and n_outputs > 1:
+        return {"y": np.empty((0, n_outputs), dtype), "classes": _classes_on_device(y, n, n_outputs)}
+    y = on_host(y.toarray() if hasattr(y, "toarray") else y)
     if y.dtype.kind not in "biuf":
         raise TypeError(
             f"y has dtype {y.dtype}; pass class numbers 0 to {n_outputs - 1} (numpy.unique(y, return_inverse=True)[1]) "
@@ -245,7 +289,7 @@ def as_sample_weight(sample_weight: Any, dtype: Any, n: int) -> NDArray[Any]:
     """
     if sample_weight is None:
         return np.empty((0, 1), dtype)
-    weights = np.asarray(sample_weight)
+    weights = on_host(sample_weight)
     if weights.dtype.kind not in "biuf" or weights.shape != (n,):
         raise ValueError(f"sample_weight has dtype {weights.dtype} and shape {weights.shape}; pass {n} numbers")
     weights = np.ascontiguousarray(weights, dtype=dtype)[:, None]

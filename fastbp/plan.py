@@ -23,6 +23,7 @@ from .kernels import (
     Optimizer,
     Source,
     activation_function,
+    is_on_device,
     room,
 )
 from .layers import BatchNorm
@@ -433,6 +434,11 @@ def run_buffers(
     spare : dict, optional
         ``work`` and ``scratch`` of a run that has ended, taken where they fit: new memory may cost more than a run.
     """
+    if backend.name != "cuda" and any(is_on_device(data[name]) for name in ("X", "classes")):
+        raise TypeError(
+            f"samples lie on a GPU, where backend {backend.name!r} cannot reach them; pass backend='cuda', or a copy "
+            "that lies on the host"
+        )
     dtype = state["params"].dtype
     unused = state["params"][:0]
     state = {name: state.get(name, unused) for name in ("params", "grads", "m", "v", "average")}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import kernels
 from .data import is_sparse, n_samples
 from .kernels import ActivationFunction, Backend, Buffers, step_table
 from .layout import Layout
@@ -17,15 +18,9 @@ from .pace import Pace
 from .plan import Data, Plan, no_data, prediction_plan, run_buffers
 from .threads import threads_for
 
-PREDICTION_BATCH = 256
-"""Rows that go through the network together in prediction: their activations stay in the second-level cache."""
-
-PIECE_FLOPS = 5e9
-"""Work of a prediction between two moments at which Ctrl-C is heard: a tenth of a second or less of one processor."""
-
 PIECE_ROWS = 2048
-"""A piece of a prediction has so many rows at least: for each the weights are packed again, which is work for a
-hundred."""
+"""A call of a backend's prediction has so many rows at least: for each the weights are packed again, which is work for
+a hundred."""
 
 FEW_ROWS = 8
 """So many rows are predicted one by one: packing the weights would take longer."""
@@ -60,7 +55,7 @@ class Run:
     def __init__(self, backend: Backend, plan: Plan, buffers: Buffers, pace: Pace | None = None) -> None:
         self.backend, self.plan, self.buffers, self.pace = backend, plan, buffers, pace or Pace(plan)
         self.losses = np.zeros(3)
-        self.has_moments = self._packed = False
+        self.has_moments = self._packed = self._has_samples = False
 
     def steps(
         self,
@@ -92,8 +87,8 @@ class Run:
         self.losses[:] = 0
         while done < len(table):
             if not self._packed:
-                self.backend.module.pack(self.plan.rows, self.buffers, not self.has_moments)
-                self.has_moments, self._packed = bool(self.buffers.m.size), True
+                self.backend.module.pack(self.plan.rows, self.buffers, not self.has_moments, not self._has_samples)
+                self.has_moments, self._packed, self._has_samples = bool(self.buffers.m.size), True, True
             count, n_threads = self.pace.next()
             count = min(count, len(table) - done)
             if steps_to_cut is not None:
@@ -186,17 +181,18 @@ def forward(
     ndarray of shape (n, O)
     """
     n, n_inputs, n_outputs = n_samples(data), layout.layer_sizes[0], layout.layer_sizes[-1]
-    if n <= FEW_ROWS and not is_sparse(data):
+    if n <= FEW_ROWS and not is_sparse(data) and not kernels.is_on_device(data["X"]):
         out = np.empty((n, n_outputs), params.dtype)
         RowForward(backend, layout, activations)(data["X"].reshape(-1), params, out.reshape(-1))
         return out
-    batch_size = min(PREDICTION_BATCH, 1 << (n - 1).bit_length())  # few sizes: their plans are kept
+    batch_size = min(backend.module.PREDICTED_ROWS, 1 << (n - 1).bit_length())  # few sizes: their plans are kept
     plan = prediction_plan(layout, activations, batch_size, Data(sparse=is_sparse(data)))
     data = {**no_data(params.dtype, n_inputs, n_outputs), **data}
     n_threads = threads_for(n_threads, plan.flops) if plan.flops * n >= FLOPS_WORTH_STARTING * batch_size else 1
     buffers = run_buffers(plan, backend, data, {"params": params}, n_threads)
     out = np.empty((n, n_outputs), params.dtype)
-    piece = max(PIECE_ROWS, int(PIECE_FLOPS / plan.flops) * batch_size)
+    n_batches = min(n // batch_size + 1, backend.module.PREDICTED_FLOPS / plan.flops)
+    piece = max(PIECE_ROWS, int(n_batches) * batch_size)
     for start in range(0, n, piece):
         rows = np.arange(start, min(start + piece, n), dtype=np.int64)
         backend.module.predict(plan.rows, rows, batch_size, buffers, out[start : start + piece], n_threads)

@@ -6,8 +6,8 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from . import kernels
 from .callbacks import Callback, History, TrainingState
 from .class_weight import weigh_classes
-from .data import as_features, as_sample_weight, as_targets, is_ready, is_sparse, n_samples
+from .data import as_features, as_sample_weight, as_targets, is_ready, is_sparse, n_samples, on_host
 from .kernels import LossFunction
 from .losses import CustomLoss, as_loss, loss_function
 from .network import Fixed, Network
@@ -23,7 +23,7 @@ from .optimizers import Optimizer, as_optimizer
 from .pace import Pace
 from .plan import Data, aligned_empty, run_buffers, training_plan
 from .ranges import check_choice, check_range, check_whole
-from .run import PREDICTION_BATCH, NonFinite, Run, StepRecords, batch_scales
+from .run import NonFinite, Run, StepRecords, batch_scales
 from .schedules import Plateau, Schedule, Span, as_schedule, scale
 from .stream import Stream, as_step
 from .threads import threads_for
@@ -57,9 +57,12 @@ class Trainer(Fixed):
     batch_size : int or "full"
         Samples of a mini-batch; ``"full"`` or None: all of them at once (full-batch gradient descent).
     backend : str
-        ``"auto"``, ``"cython"``, ``"numba"`` or ``"numpy"``. Only numba has custom activations and losses.
+        ``"auto"``, ``"cython"``, ``"numba"``, ``"numpy"`` or ``"cuda"``. Only numba has custom activations and losses,
+        and ``"auto"`` is never the GPU.
     n_threads : int, optional
         The most threads to take; left out, as many as the system and its settings allow.
+    device : int, optional
+        Number of the GPU, for backend ``"cuda"``; left out, the current one of the thread that calls.
     random_state : None, int or numpy.random.Generator
         For the order of the samples, and for what dropout drops.
 
@@ -112,6 +115,7 @@ class Trainer(Fixed):
         batch_size: int | str | None = 32,
         backend: str = "auto",
         n_threads: int | None = None,
+        device: int | None = None,
         random_state: int | np.random.Generator | None = None,
     ) -> None:
         if not isinstance(network, Network):
@@ -129,6 +133,7 @@ class Trainer(Fixed):
         self._is_custom = network.is_custom or isinstance(self.loss, CustomLoss)
         self.backend = kernels.backend(backend, custom=self._is_custom).name
         self.n_threads = None if n_threads is None else kernels.check_n_threads(n_threads)
+        self.device = _as_device(device, self.backend)
         self.random_state = _as_generator(random_state)
         self._drops = any(p < 1 for p in network.dropout)
         self._seed = int(self.random_state.integers(2**53)) if self._drops else 0  # of all masks
@@ -246,6 +251,7 @@ class Trainer(Fixed):
         self._check_writeable()
         with ExitStack() as ends:
             workspace = ends.enter_context(self._workspace())
+            ends.enter_context(self._on_device())
             if callbacks or on_the_way:  # they look at the moments; a run that is given up finds them as they were
                 self._sync_last()
             if self.n_steps == 0 and self.average.size:
@@ -311,7 +317,7 @@ class Trainer(Fixed):
                 "unit='step' to it, or the samples to fit"
             )
         values = {"l2": alpha, **self._step_values(1, None)}
-        with self._workspace() as workspace:
+        with self._workspace() as workspace, self._on_device():
             stream = self._stream_with(x, y, workspace)
             if self.n_steps == 0 and self.average.size:
                 self.average[...] = self.network.parameters
@@ -425,6 +431,12 @@ class Trainer(Fixed):
             yield workspace
         finally:
             self._workspaces.append(workspace)
+
+    def _on_device(self) -> AbstractContextManager[Any]:
+        """Make the GPU that was asked for the current one for as long as this lasts."""
+        if self.device is None:
+            return nullcontext()
+        return cast(AbstractContextManager[Any], self._kernels.module.on_device(self.device))
 
     def _rewind(self) -> Callable[[], None]:
         """Return what sets the steps done, and the generator of the samples' order, to what they are now."""
@@ -559,12 +571,13 @@ class Trainer(Fixed):
 
             X = scipy.sparse.csr_matrix((data["X_data"], data["X_indices"], data["X_indptr"]), (n, X.shape[1]))
         total = weight_sum = 0.0
-        for start in range(0, n, PREDICTION_BATCH):
-            rows = np.arange(start, min(start + PREDICTION_BATCH, n))
-            a = network.forward(X[start : start + PREDICTION_BATCH], check=False)
+        together = backend.module.PREDICTED_ROWS
+        for start in range(0, n, together):
+            rows = np.arange(start, min(start + together, n))
+            a = network.forward(X[start : start + together], check=False)
             y = np.empty((len(rows), n_outputs), network.dtype)
             if data["classes"].size:
-                backend.gather_classes(data["classes"], rows, y)
+                backend.gather_classes(on_host(data["classes"]), rows, y)
             else:
                 y[...] = data["y"][rows]
             weight = data["sample_weight"][rows, 0] if data["sample_weight"].size else np.empty(0, network.dtype)
@@ -592,6 +605,7 @@ class Trainer(Fixed):
             kernels.backend(self.backend, custom=self._is_custom)
         except ImportError:  # saved where another backend was available
             self.__dict__["backend"] = kernels.backend("auto", custom=self._is_custom).name
+            self.__dict__["device"] = None
 
     def __copy__(self) -> Trainer:
         """Return a trainer of a network of its own: two of one network would not know of each other's steps."""
@@ -626,6 +640,18 @@ def _check_fit(epochs: int, alpha: float, reduction: str) -> None:
     check_whole("epochs", epochs, 1)
     check_range("alpha", alpha, 0, np.inf, open_high=True)
     check_choice("reduction", reduction, ("mean", "sum"))
+
+
+def _as_device(device: Any, backend: str) -> int | None:
+    if device is None:
+        return None
+    if backend != "cuda":
+        raise ValueError(f"device is {device!r}, but backend {backend!r} computes on the CPU; pass backend='cuda'")
+    check_whole("device", device, 0)
+    n_devices = kernels.backend("cuda").module.n_devices()
+    if device >= n_devices:
+        raise ValueError(f"device is {device}, but GPUs are numbered 0 to {n_devices - 1} here; pass one of these")
+    return int(device)
 
 
 def _as_batch_size(batch_size: Any) -> int | str:

@@ -36,6 +36,7 @@ from .contract import (
     room,
     step_table,
 )
+from .foreign import is_on_device
 from .threads import capped, usable_processors
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ __all__ = [
     "check_n_threads",
     "custom_function",
     "is_canonical",
+    "is_on_device",
     "resolve",
     "room",
     "step_table",

@@ -53,7 +53,8 @@ with up to ``n_entries`` entries of CSR data; ``rows_scratch_size(layers)`` is w
 module's ``train_steps`` stand between ``pack(plan, buffers)`` and ``unpack(plan, buffers)``: where `PACKS` is true,
 parameters and moments are worked on in ``scratch`` from the one to the other, in the backend's own form, and a run that
 is not unpacked changed nothing. With ``moments=False`` the two leave the moments where they are, and with
-``params=False`` `unpack` leaves parameters and gradients.
+``params=False`` `unpack` leaves parameters and gradients. ``samples=False`` says that the run's samples are those of
+the call before: a backend that has them elsewhere need not copy them again.
 """
 
 

@@ -130,9 +130,10 @@ def _used(plan):
 
 PACKS = True
 TAKES_CUSTOM = False
+PREDICTED_ROWS, PREDICTED_FLOPS = 256, 5e9
 
 
-def pack(plan, buffers, moments=True):
+def pack(plan, buffers, moments=True, samples=True):
     """Pack the parameters of a run, and what goes with them, into ``scratch``, where `train_steps` works on them."""
     _pack(*_numbers(plan), _used(plan), True, moments, *buffers[7:12], buffers.scratch, False)
 

@@ -105,7 +105,7 @@ def test_plans_that_are_no_layers_are_refused(
 
 
 def test_backend_packs_and_unpacks(backend: kernels.Backend) -> None:
-    assert parameters(backend.module.pack) == ["plan", "buffers", "moments"]
+    assert parameters(backend.module.pack) == ["plan", "buffers", "moments", "samples"]
     assert parameters(backend.module.unpack) == ["plan", "buffers", "params", "moments"]
 
 

@@ -97,7 +97,7 @@ def test_a_long_prediction_comes_in_pieces(backend_name: str, sparse: bool, monk
             raise KeyboardInterrupt
         predict(plan, order, *arguments)
 
-    monkeypatch.setattr("fastbp.run.PIECE_FLOPS", 1)
+    monkeypatch.setattr(module, "PREDICTED_FLOPS", 1)
     monkeypatch.setattr("fastbp.run.PIECE_ROWS", 300)
     np.testing.assert_array_equal(net.forward(samples), whole)
     monkeypatch.setattr(module, "predict", record)

@@ -9,14 +9,19 @@ operation by hand is a row of its own.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .. import contract
 from ..contract import NONE, Op, Optimizer, Source
+from ..foreign import is_on_device
+from .chunks import CHUNK_BYTES
 from .hand import Hand, row_of
 from .memory import empty, launch, to_device
 from .runs import Session, session_of
 from .samples import shuffle as shuffle_kernel
+from .toolkit import cuda
 
 
 def scratch_size(n_in, n_out, n_rows):
@@ -36,12 +41,24 @@ def rows_scratch_size(layers):
 
 PACKS = True
 TAKES_CUSTOM = False
+PREDICTED_ROWS, PREDICTED_FLOPS = 8192, math.inf
 
 
-def pack(plan, buffers, moments=True):
+def n_devices():
+    """Return how many GPUs there are."""
+    return len(cuda.gpus)
+
+
+def on_device(number):
+    """Return a context in which a GPU is the current one."""
+    return cuda.gpus[number]
+
+
+def pack(plan, buffers, moments=True, samples=True):
     """Copy samples and parameters of a run, and what goes with them, to the device, where `train_steps` works."""
     session = session_of(plan, buffers)
-    session.load(buffers)
+    if samples:
+        session.load(buffers)
     session.carry(buffers, ("params", "grads", "average", *(("m", "v") if moments else ())), back=False)
 
 
@@ -217,9 +234,16 @@ def train_steps(plan, steps, order, batch_size, buffers, losses, n_threads=1):
 
 def predict(plan, order, batch_size, buffers, out, n_threads=1):
     session = Session(plan, buffers)
-    session.load(buffers)
     session.carry(buffers, ("params",), back=False)
-    session.predict(order, int(batch_size), out)
+    if is_on_device(buffers.X) or not buffers.X.size:
+        session.load(buffers)
+        session.predict(order, int(batch_size), out)
+        return
+    together = max(1, CHUNK_BYTES // (batch_size * buffers.X[:1].nbytes)) * batch_size
+    for start in range(0, len(order), together):
+        rows = order[start : start + together]
+        session.load(buffers._replace(X=buffers.X[rows]))
+        session.predict(np.arange(len(rows)), int(batch_size), out[start : start + together])
 
 
 def predict_rows(layers, X, params, scratch, out, n_threads=1):

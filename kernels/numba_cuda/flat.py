@@ -146,6 +146,13 @@ def start(cursor, n_samples, losses):
 
 
 @kernel
+def go_on(cursor, n_samples):
+    """Go on with so many further samples, which lie at the begin of their arrays; not after one that is not finite."""
+    if cuda.grid(1) == 0:
+        cursor[STEP_NUMBER], cursor[N_SAMPLES] = 0, n_samples
+
+
+@kernel
 def next_batch(cursor):
     """Go on to the next batch of a prediction."""
     if cuda.grid(1) == 0:

@@ -10,10 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract import NONE
+from ..foreign import is_on_device
 from .blocks import pitch
 from .toolkit import IS_SIMULATED, THREADS, cuda
 
 Array = NDArray[Any]
+
+
+MOST_OF_ROOM = 0.7
+"""Samples that take more of the free memory than this come in chunks."""
 
 
 def empty(size: int, dtype: Any) -> Any:
@@ -27,18 +32,18 @@ def zeros(size: int, dtype: Any) -> Any:
     return to_device(np.zeros(max(1, size), dtype))
 
 
-def is_on_device(array: Any) -> bool:
-    """Tell whether an array lies on a GPU, and says so as CuPy's, PyTorch's and Numba's do."""
-    return hasattr(array, "__cuda_array_interface__")
-
-
 def to_device(array: Any) -> Any:
-    """Return a copy on the device, flat; what is there already is taken as it is."""
+    """Return a copy on the device, flat; numba-cuda's own arrays are there already."""
     if is_on_device(array):
-        return cuda.as_cuda_array(array).reshape(array.size)
+        return array.reshape(array.size)
     flat = np.ascontiguousarray(array).reshape(-1)
     with _explaining(flat.nbytes):
         return cuda.to_device(flat if flat.size else np.zeros(1, flat.dtype))
+
+
+def address_of(array: Any) -> int:
+    """Return where an array lies on the device."""
+    return id(array) if IS_SIMULATED else int(array.__cuda_array_interface__["data"][0])
 
 
 @contextlib.contextmanager
@@ -49,11 +54,22 @@ def _explaining(n_bytes: int) -> Iterator[None]:
     except Exception as error:
         if "OUT_OF_MEMORY" not in str(error):
             raise
-        free, total = cuda.current_context().get_memory_info()
+        free, total = free_memory()
         raise MemoryError(
             f"{n_bytes / 1e9:.3g} GB do not fit into the GPU's memory: {free / 1e9:.3g} of {total / 1e9:.3g} GB are "
             "free; pass a smaller batch_size or fewer samples, or end what else is there"
         ) from error
+
+
+def free_memory() -> tuple[int, int]:
+    """Return how many bytes of the current GPU's memory are free, and how many it has."""
+    found = cuda.current_context().get_memory_info()
+    return int(found[0]), int(found[1])
+
+
+def has_room(n_bytes: int) -> bool:
+    """Tell whether so much fits on the device, beside what a run needs."""
+    return IS_SIMULATED or n_bytes <= MOST_OF_ROOM * free_memory()[0]
 
 
 def launch(kernel: Any, n_blocks: int, *arguments: Any, stream: Any = 0) -> None:

@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract import MOMENTS, NONE, Buffers, Op
+from ..foreign import is_on_device
 from . import flat
+from .chunks import Chunks
 from .functions import FIELDS
 from .layers import LAUNCHES, WITH_SQUARES, Launch, Run, end_step, n_update_tiles, write_rows
-from .memory import Array, empty, is_on_device, launch, launch_spread, to_device, zeros
+from .memory import Array, address_of, empty, has_room, launch, launch_spread, to_device, zeros
 from .placing import Placement, placed_work
 from .toolkit import Graph, cuda, most_shared_bytes, shared_limit_raised
 from .walk import WALKED, tables, walk_kernel
@@ -68,7 +70,9 @@ class Session:
         self.norm = empty(1 + buffers.params.size // flat.SPAN, np.float64)
         self.cursor, self.losses = zeros(3, np.int64), zeros(3, np.float64)
         self.arrays: dict[str, Any] = {}
+        self.borrowed: set[str] = set()  # arrays of the caller's, never written to
         self.graph: Graph | None = None
+        self.chunks: Chunks | None = None
         self.batch_size = 0
 
     def fits(self, plan: NDArray[np.void], buffers: Buffers) -> bool:
@@ -90,7 +94,13 @@ class Session:
         self.sums = zeros(batch_size, np.float64)
 
     def load(self, buffers: Buffers) -> None:
-        """Copy a run's samples to the device."""
+        """Copy a run's samples to the device; dense ones for which it has no room come in chunks, in their turn."""
+        self.chunks = None
+        if not is_on_device(buffers.X) and buffers.X.size and not has_room(buffers.X.nbytes):
+            for name in DATA:
+                self.arrays.pop(name, None)
+            self.chunks = Chunks(buffers)
+            return
         for name in DATA:
             self._keep(name, getattr(buffers, name))
 
@@ -99,10 +109,12 @@ class Session:
         here = self.arrays.get(name)
         if is_on_device(array):
             there = to_device(array)
-            if here is None or here.__cuda_array_interface__["data"] != there.__cuda_array_interface__["data"]:
+            self.borrowed.add(name)
+            if here is None or address_of(here) != address_of(there):
                 self.arrays[name], self.graph = there, None
-        elif here is None or here.dtype != array.dtype or here.size < array.size:
+        elif here is None or name in self.borrowed or here.dtype != array.dtype or here.size < array.size:
             self.arrays[name], self.graph = to_device(array), None
+            self.borrowed.discard(name)
         elif array.size:
             here[: array.size].copy_to_device(np.ascontiguousarray(array).reshape(-1))
 
@@ -144,24 +156,46 @@ class Session:
 
     def train(self, steps: NDArray[np.void], order: Array, batch_size: int, losses: Array) -> None:
         """Do steps; add what they found to ``losses``, of those that were done where something interrupts."""
+        if self.chunks is not None:
+            self.arrays.update(self.chunks.nothing)
         run = self.run(batch_size, order, steps)
         launch(flat.start, 1, run.cursor, len(order), run.losses)
         try:
-            if self.walks:
+            if self.chunks is not None:
+                self._train_in_chunks(run, len(steps), order, self.chunks)
+            elif self.walks:
                 self._walk(run, len(steps))
             else:
                 self._launch(run, len(steps))
         finally:
             losses += run.losses.copy_to_host()
 
-    def _walk(self, run: Run, n_steps: int) -> None:
+    def _train_in_chunks(self, run: Run, n_steps: int, order: Array, chunks: Chunks) -> None:
+        """Do steps chunk by chunk: while one is learned from, the next one is gathered and on its way."""
+        together = chunks.steps_at_once(run.batch_size)
+        positions = to_device(np.arange(together * run.batch_size))
+        for first in range(0, n_steps, together):
+            samples = order[first * run.batch_size : (first + together) * run.batch_size]
+            arrays = chunks.bring(samples)
+            here = run._replace(**arrays, order=positions, steps=run.steps[first : first + together])
+            count = min(together, n_steps - first)
+            launch(flat.go_on, 1, run.cursor, len(samples), stream=chunks.stream)
+            if self.walks:
+                self._walk(here, count, chunks.stream)
+            else:
+                self._launch_each([*self.program(here), end_step(here)], count, chunks.stream)
+            chunks.is_used()
+        chunks.stream.synchronize()
+
+    def _walk(self, run: Run, n_steps: int, stream: Any = 0) -> None:
         """Let one kernel do all steps."""
         samples = run.order, run.steps, *self.tables, run.X, run.y, run.classes, run.sample_weight
         results = self.work_size, run.sums, run.squares, run.losses, float(np.finfo(self.dtype).eps)
         states = run.params, run.grads, run.m, run.v
         arguments = n_steps, run.cursor, run.batch_size, *samples, *states, *results
         n_bytes = self.work_size * self.dtype.itemsize
-        launch_spread(walk_kernel(), 1, *arguments, shared=shared_limit_raised(walk_kernel(), arguments, n_bytes))
+        shared = shared_limit_raised(walk_kernel(), arguments, n_bytes)
+        launch_spread(walk_kernel(), 1, *arguments, stream=stream, shared=shared)
 
     def _launch(self, run: Run, n_steps: int) -> None:
         """Launch the steps' kernels, one by one at first, and then many at a time."""
@@ -175,10 +209,13 @@ class Session:
         if self.graph is not None:
             for _ in range(0, n_steps, STEPS_A_GRAPH):
                 self.graph.launch()
-            return
+        else:
+            self._launch_each(launches, n_steps, 0)
+
+    def _launch_each(self, launches: list[Launch], n_steps: int, stream: Any) -> None:
         for _ in range(n_steps):
             for one in launches:
-                one(0)
+                one(stream)
 
     def predict(self, order: Array, batch_size: int, out: Array) -> None:
         """Write the outputs for some samples, each behind the other."""

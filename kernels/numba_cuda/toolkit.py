@@ -42,9 +42,8 @@ def device(function: Callable[..., Any]) -> Any:
     return cuda.jit(function, device=True) if IS_SIMULATED else cuda.jit(function, device=True, forceinline=True)
 
 
-@functools.cache
 def n_processors() -> int:
-    """Return how many multiprocessors the GPU has."""
+    """Return how many multiprocessors the current GPU has."""
     return 2 if IS_SIMULATED else int(cuda.get_current_device().MULTIPROCESSOR_COUNT)
 
 
@@ -61,9 +60,8 @@ def device_facts() -> dict[str, Any]:
     }
 
 
-@functools.cache
 def most_shared_bytes() -> int:
-    """Return how much shared memory a block may have."""
+    """Return how much shared memory a block may have on the current GPU."""
     return 2**17 if IS_SIMULATED else int(cuda.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
 
 

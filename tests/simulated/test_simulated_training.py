@@ -62,3 +62,122 @@ def test_an_estimator_learns() -> None:
         theirs = fastbp.MLPClassifier(**options, backend="numpy").fit(X, y)
     np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-5)
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=1e-4, atol=1e-6)
+
+
+def test_samples_may_lie_on_the_device() -> None:
+    from numba import cuda
+
+    X, y = data()
+    expected, reference = trained("cuda", X, y)
+    for samples, classes in ((X, y), (X.astype(np.float64), y.astype(np.int32))):
+        history, net = trained("cuda", cuda.to_device(samples), cuda.to_device(classes))
+        assert history.loss == expected.loss
+        np.testing.assert_array_equal(net.parameters, reference.parameters)
+    np.testing.assert_array_equal(net.forward(cuda.to_device(X)), net.forward(X))
+    trainer, there = fastbp.Trainer(net, backend="cuda", batch_size=8), cuda.to_device(X)
+    trainer.fit(there, y)
+    trainer.fit(2 * X, y)
+    np.testing.assert_array_equal(there.copy_to_host(), X)
+    np.testing.assert_array_equal(net.forward(cuda.to_device(X[:2])), net.forward(X[:2]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"X": np.full((24, 6), np.nan, np.float32)}, "contains NaN"),
+        ({"X": np.ones((24, 5), np.float32)}, "X has 5 features"),
+        ({"X": np.ones(24, np.float32)}, "pass a matrix"),
+        ({"y": np.full(24, 3)}, "class numbers from 3 to 3, but the network has 3 outputs"),
+        ({"y": np.full(24, 0.5)}, "whole ones"),
+        ({"y": np.zeros(23, np.int64)}, "pass 24 class numbers"),
+    ],
+    ids=str,
+)
+def test_bad_samples_on_the_device_are_refused(change: dict[str, np.ndarray], message: str) -> None:
+    from numba import cuda
+
+    X, y = data()
+    net = fastbp.Network(SIZES, dtype="float32", random_state=0, backend="cuda")
+    before = net.parameters.copy()
+    samples = {name: cuda.to_device(array) for name, array in {"X": X, "y": y, **change}.items()}
+    with pytest.raises(ValueError, match=message):
+        fastbp.Trainer(net, backend="cuda").fit(**samples)
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_the_cpus_backends_refuse_samples_on_the_device() -> None:
+    from numba import cuda
+
+    X, y = data()
+    with pytest.raises(TypeError, match="samples lie on a GPU, where backend 'numpy' cannot reach them"):
+        trained("numpy", cuda.to_device(X), y)
+
+
+def test_callbacks_see_what_was_learned_and_samples_stay_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastbp.kernels.numba_cuda.runs import Session
+
+    loads, seen = [], []
+    load = Session.load
+    monkeypatch.setattr(Session, "load", lambda self, buffers: (loads.append(1), load(self, buffers))[1])
+
+    class Watch(fastbp.Callback):
+        def on_epoch_end(self, state: fastbp.TrainingState) -> None:
+            seen.append(state.trainer.network.parameters.copy())
+
+    X, y = data()
+    net = fastbp.Network(SIZES, dtype="float32", random_state=0)
+    fastbp.Trainer(net, backend="cuda", batch_size=12, random_state=0).fit(X, y, epochs=3, callbacks=[Watch()])
+    assert len(loads) == 1
+    assert (seen[0] != seen[1]).any()
+    np.testing.assert_array_equal(seen[2], net.parameters)
+
+
+def test_a_device_is_chosen_by_number() -> None:
+    net = fastbp.Network(SIZES, dtype="float32", random_state=0)
+    for device, message in ((7, "numbered 0 to 0 here"), (-1, "at least 0")):
+        with pytest.raises(ValueError, match=message):
+            fastbp.Trainer(net, backend="cuda", device=device)
+    with pytest.raises(ValueError, match="computes on the CPU"):
+        fastbp.Trainer(net, backend="numpy", device=0)
+    fastbp.Trainer(net, backend="cuda", device=0).fit(*data(8))
+
+
+@pytest.mark.parametrize("walked", [True, False])
+def test_samples_without_room_come_in_chunks(walked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = data(30)
+    expected, reference = trained("cuda", X, y)
+    monkeypatch.setattr("fastbp.kernels.numba_cuda.runs.has_room", lambda n_bytes: False)
+    monkeypatch.setattr("fastbp.kernels.numba_cuda.chunks.CHUNK_BYTES", 2 * 8 * X[:1].nbytes)
+    if not walked:
+        monkeypatch.setattr("fastbp.kernels.numba_cuda.runs.MOST_WALKED_FLOPS", 0)
+    history, net = trained("cuda", X, y)
+    np.testing.assert_allclose(history.loss, expected.loss, rtol=1e-6)
+    np.testing.assert_allclose(net.parameters, reference.parameters, rtol=1e-5, atol=1e-7)
+    X[20, 1] = np.inf
+    before = net.parameters.copy()
+    with pytest.raises(ValueError, match="infinity"):
+        fastbp.Trainer(net, backend="cuda", batch_size=8).fit(X, y)
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_a_device_that_is_full_says_so_and_a_smaller_fit_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastbp.kernels.numba_cuda import memory
+
+    X, y = data()
+    net = fastbp.Network(SIZES, dtype="float32", random_state=0)
+    trainer = fastbp.Trainer(net, backend="cuda", batch_size=8, random_state=0)
+    before, copy = net.parameters.copy(), memory.cuda.to_device
+
+    def full(array: np.ndarray, *arguments: Any) -> Any:
+        if array.nbytes > 400:
+            raise RuntimeError("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
+        return copy(array, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory.cuda, "to_device", full)
+        patch.setattr(memory, "free_memory", lambda: (1000, 2000), raising=True)
+        with pytest.raises(MemoryError, match="do not fit into the GPU's memory"):
+            trainer.fit(X, y)
+    np.testing.assert_array_equal(net.parameters, before)
+    trainer.fit(X[:8], y[:8])
+    assert (net.parameters != before).any()

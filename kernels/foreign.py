@@ -1,0 +1,28 @@
+"""Arrays of other libraries on a GPU: known by what they offer, without importing any of these libraries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DLPACK_CUDA = 2, 13
+"""DLPack's codes of memory on a CUDA device, managed memory too."""
+
+
+def is_on_device(array: Any) -> bool:
+    """Tell whether an object is an array on a GPU: of CuPy, PyTorch, JAX, Numba, or of whoever speaks DLPack.
+
+    Parameters
+    ----------
+    array : object
+    """
+    if hasattr(type(array), "__cuda_array_interface__") and not _is_on_cpu(array):
+        return True
+    if type(array).__module__.startswith("numba.cuda.simulator"):
+        return True
+    teller = getattr(array, "__dlpack_device__", None)
+    return teller is not None and not hasattr(array, "__array_interface__") and int(teller()[0]) in DLPACK_CUDA
+
+
+def _is_on_cpu(tensor: Any) -> bool:
+    """Tell whether a PyTorch tensor, which has the interface everywhere, lies in the host's memory."""
+    return getattr(getattr(tensor, "device", None), "type", "cuda") == "cpu"
