@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .memory import empty, launch, zeros
+from .memory import empty, launch, n_blocks_for, zeros
 from .toolkit import IS_SIMULATED, THREADS, cuda, kernel
-
-LOOKING_BLOCKS = 256
 
 
 class _Interface:
@@ -78,7 +76,7 @@ def find_range(array, smallest, largest):
 def is_finite(array: Any) -> bool:
     """Tell whether all numbers of an array on the GPU are finite."""
     found = zeros(1, np.int64)
-    launch(find_strange, LOOKING_BLOCKS, array.reshape(array.size), found)
+    launch(find_strange, n_blocks_for(array.size), array.reshape(array.size), found)
     return not found.copy_to_host()[0]
 
 
@@ -87,7 +85,7 @@ def converted(array: Any, dtype: Any) -> Any:
     if array.dtype == dtype:
         return array
     target = empty(array.size, dtype)
-    launch(convert, LOOKING_BLOCKS, array.reshape(array.size), target)
+    launch(convert, n_blocks_for(array.size), array.reshape(array.size), target)
     return target.reshape(array.shape)
 
 

@@ -10,11 +10,8 @@ import numpy as np
 from ..contract import NONE, Activation, Op, Source
 from . import flat, products, rows
 from .blocks import LANES, TEAMS
-from .memory import launch, launch_spread
-from .toolkit import THREADS, n_processors
-
-BLOCKS_PER_PROCESSOR = 8
-"""Blocks of a kernel whose threads go on to further samples: no more than run at once."""
+from .memory import launch, launch_spread, n_blocks_for
+from .toolkit import n_processors
 
 
 class Run(NamedTuple):
@@ -68,16 +65,12 @@ def _plain(kernel: Any, n_blocks: int, *arguments: Any) -> Launch:
 
 def _for_samples(n: int) -> int:
     """Return how many blocks go over n samples, a team for each."""
-    return min(-(-n // TEAMS), BLOCKS_PER_PROCESSOR * n_processors())
+    return n_blocks_for(n, TEAMS)
 
 
 def _for_units(n: int) -> int:
     """Return how many blocks go over n units, a lane for each."""
-    return min(-(-n // LANES), BLOCKS_PER_PROCESSOR * n_processors())
-
-
-def _for_elements(n: int) -> int:
-    return min(-(-n // THREADS), BLOCKS_PER_PROCESSOR * n_processors())
+    return n_blocks_for(n, LANES)
 
 
 def gather_rows(run: Run, row: Any) -> Iterator[Launch]:
@@ -193,7 +186,7 @@ def n_update_tiles(dtype: str, row: Any) -> int:
 def optimizer_step(run: Run, row: Any) -> Iterator[Launch]:
     states = run.grads, run.params, run.m, run.v
     arguments = *run.now, run.steps, row.W, row.n_in, run.where, row.optimizer, *states
-    yield _plain(flat.optimizer_step, _for_elements(row.n_in), *arguments)
+    yield _plain(flat.optimizer_step, n_blocks_for(row.n_in), *arguments)
 
 
 def clip_norm(run: Run, row: Any) -> Iterator[Launch]:
@@ -201,12 +194,12 @@ def clip_norm(run: Run, row: Any) -> Iterator[Launch]:
     span = row.W, row.n_in, run.where, run.grads
     yield _plain(flat.square_sums, n_spans, *run.now, *span, run.norm)
     yield _plain(flat.norm_of_sums, 1, n_spans, run.norm, run.norm)
-    yield _plain(flat.clip_norm, _for_elements(row.n_in), *run.now, run.steps, *span, run.norm)
+    yield _plain(flat.clip_norm, n_blocks_for(row.n_in), *run.now, run.steps, *span, run.norm)
 
 
 def average_step(run: Run, row: Any) -> Iterator[Launch]:
     span = row.W, row.n_in, run.where, run.params, run.average
-    yield _plain(flat.average_step, _for_elements(row.n_in), *run.now, run.steps, *span)
+    yield _plain(flat.average_step, n_blocks_for(row.n_in), *run.now, run.steps, *span)
 
 
 def write_rows(run: Run, a: int, n_outputs: int, out: Any) -> Launch:

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from ..contract import NONE
 from ..foreign import is_on_device
 from .blocks import pitch
-from .toolkit import IS_SIMULATED, THREADS, cuda
+from .toolkit import IS_SIMULATED, THREADS, cuda, n_processors
 
 Array = NDArray[Any]
 
+
+BLOCKS_PER_PROCESSOR = 8
+"""Blocks of a kernel whose threads go on to further elements."""
 
 MOST_OF_ROOM = 0.7
 """Samples that take more of the free memory than this come in chunks."""
@@ -65,6 +68,11 @@ def free_memory() -> tuple[int, int]:
     """Return how many bytes of the current GPU's memory are free, and how many it has."""
     found = cuda.current_context().get_memory_info()
     return int(found[0]), int(found[1])
+
+
+def n_blocks_for(n: int, at_once: int = THREADS) -> int:
+    """Return how many blocks go over n things, of which a block takes some at once: no more than run together."""
+    return min(-(-n // at_once), BLOCKS_PER_PROCESSOR * n_processors())
 
 
 def has_room(n_bytes: int) -> bool:

@@ -20,7 +20,7 @@ from . import flat
 from .chunks import Chunks
 from .functions import FIELDS
 from .layers import LAUNCHES, WITH_SQUARES, Launch, Run, end_step, n_update_tiles, write_rows
-from .memory import Array, address_of, empty, has_room, launch, launch_spread, to_device, zeros
+from .memory import Array, address_of, empty, has_room, launch, launch_spread, n_blocks_for, to_device, zeros
 from .placing import Placement, placed_work
 from .toolkit import Graph, cuda, most_shared_bytes, shared_limit_raised
 from .walk import WALKED, tables, walk_kernel
@@ -34,9 +34,6 @@ STEPS_A_GRAPH = 8
 MOST_WALKED_FLOPS = 4e6
 """Work of a step up to which one block is faster than a dozen kernels, each of which takes a microsecond or two to
 begin: a block does some 0.2 TFLOP/s."""
-
-CARRYING_BLOCKS = 256
-"""Blocks that put parameters to their places, and bring them back."""
 
 ROOM_BYTES = 4096
 """Shared memory of a walk beside the activations."""
@@ -125,7 +122,7 @@ class Session:
             if self.used[name] and natural.size:
                 here = to_device(natural)  # on the way back with what belongs to no layer
                 kernel = flat.brought_together if back else flat.spread_out
-                launch(kernel, CARRYING_BLOCKS, here, self.states[name], self.where)
+                launch(kernel, n_blocks_for(natural.size), here, self.states[name], self.where)
                 if back:
                     here.copy_to_host(natural)
 

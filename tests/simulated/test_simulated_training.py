@@ -9,17 +9,17 @@ import pytest
 
 import fastbp
 
-SIZES = (6, 5, 3)
+SIZES = (5, 4, 3)
 
 
-def data(n: int = 24) -> tuple[np.ndarray, np.ndarray]:
+def data(n: int = 12) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     return rng.normal(size=(n, SIZES[0])).astype(np.float32), rng.integers(0, SIZES[-1], n)
 
 
 def trained(backend: str, X: Any, y: Any, **options: Any) -> tuple[fastbp.History, fastbp.Network]:
     net = fastbp.Network(SIZES, dtype="float32", random_state=0, backend=backend)
-    trainer = fastbp.Trainer(net, backend=backend, batch_size=8, random_state=0, **options)
+    trainer = fastbp.Trainer(net, backend=backend, batch_size=4, random_state=0, **options)
     return trainer.fit(X, y, epochs=2), net
 
 
@@ -36,8 +36,8 @@ def test_a_fit_goes_on_where_the_last_one_ended() -> None:
     X, y = data()
     once = fastbp.Network(SIZES, dtype="float32", random_state=0)
     twice = fastbp.Network(SIZES, dtype="float32", random_state=0)
-    fastbp.Trainer(once, backend="cuda", batch_size=8, random_state=0).fit(X, y, epochs=2)
-    trainer = fastbp.Trainer(twice, backend="cuda", batch_size=8, random_state=0)
+    fastbp.Trainer(once, backend="cuda", batch_size=4, random_state=0).fit(X, y, epochs=2)
+    trainer = fastbp.Trainer(twice, backend="cuda", batch_size=4, random_state=0)
     for _ in range(2):
         trainer.fit(X, y)
     np.testing.assert_array_equal(once.parameters, twice.parameters)
@@ -55,7 +55,7 @@ def test_samples_that_are_not_finite_end_a_fit_and_change_nothing() -> None:
 
 def test_an_estimator_learns() -> None:
     X, y = data()
-    options: dict[str, Any] = {"hidden_layer_sizes": (5,), "max_iter": 2, "batch_size": 8, "random_state": 0}
+    options: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 2, "batch_size": 4, "random_state": 0}
     with pytest.warns(UserWarning, match="Maximum iterations"):
         ours = fastbp.MLPClassifier(**options, backend="cuda").fit(X, y)
     with pytest.warns(UserWarning, match="Maximum iterations"):
@@ -74,7 +74,7 @@ def test_samples_may_lie_on_the_device() -> None:
         assert history.loss == expected.loss
         np.testing.assert_array_equal(net.parameters, reference.parameters)
     np.testing.assert_array_equal(net.forward(cuda.to_device(X)), net.forward(X))
-    trainer, there = fastbp.Trainer(net, backend="cuda", batch_size=8), cuda.to_device(X)
+    trainer, there = fastbp.Trainer(net, backend="cuda", batch_size=4), cuda.to_device(X)
     trainer.fit(there, y)
     trainer.fit(2 * X, y)
     np.testing.assert_array_equal(there.copy_to_host(), X)
@@ -84,12 +84,12 @@ def test_samples_may_lie_on_the_device() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"X": np.full((24, 6), np.nan, np.float32)}, "contains NaN"),
-        ({"X": np.ones((24, 5), np.float32)}, "X has 5 features"),
-        ({"X": np.ones(24, np.float32)}, "pass a matrix"),
-        ({"y": np.full(24, 3)}, "class numbers from 3 to 3, but the network has 3 outputs"),
-        ({"y": np.full(24, 0.5)}, "whole ones"),
-        ({"y": np.zeros(23, np.int64)}, "pass 24 class numbers"),
+        ({"X": np.full((12, 5), np.nan, np.float32)}, "contains NaN"),
+        ({"X": np.ones((12, 4), np.float32)}, "X has 4 features"),
+        ({"X": np.ones(12, np.float32)}, "pass a matrix"),
+        ({"y": np.full(12, 3)}, "class numbers from 3 to 3, but the network has 3 outputs"),
+        ({"y": np.full(12, 0.5)}, "whole ones"),
+        ({"y": np.zeros(11, np.int64)}, "pass 12 class numbers"),
     ],
     ids=str,
 )
@@ -126,7 +126,7 @@ def test_callbacks_see_what_was_learned_and_samples_stay_on_the_device(monkeypat
 
     X, y = data()
     net = fastbp.Network(SIZES, dtype="float32", random_state=0)
-    fastbp.Trainer(net, backend="cuda", batch_size=12, random_state=0).fit(X, y, epochs=3, callbacks=[Watch()])
+    fastbp.Trainer(net, backend="cuda", batch_size=6, random_state=0).fit(X, y, epochs=3, callbacks=[Watch()])
     assert len(loads) == 1
     assert (seen[0] != seen[1]).any()
     np.testing.assert_array_equal(seen[2], net.parameters)
@@ -144,19 +144,19 @@ def test_a_device_is_chosen_by_number() -> None:
 
 @pytest.mark.parametrize("walked", [True, False])
 def test_samples_without_room_come_in_chunks(walked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    X, y = data(30)
+    X, y = data(18)
     expected, reference = trained("cuda", X, y)
     monkeypatch.setattr("fastbp.kernels.numba_cuda.runs.has_room", lambda n_bytes: False)
-    monkeypatch.setattr("fastbp.kernels.numba_cuda.chunks.CHUNK_BYTES", 2 * 8 * X[:1].nbytes)
+    monkeypatch.setattr("fastbp.kernels.numba_cuda.chunks.CHUNK_BYTES", 2 * 4 * X[:1].nbytes)
     if not walked:
         monkeypatch.setattr("fastbp.kernels.numba_cuda.runs.MOST_WALKED_FLOPS", 0)
     history, net = trained("cuda", X, y)
     np.testing.assert_allclose(history.loss, expected.loss, rtol=1e-6)
     np.testing.assert_allclose(net.parameters, reference.parameters, rtol=1e-5, atol=1e-7)
-    X[20, 1] = np.inf
+    X[14, 1] = np.inf
     before = net.parameters.copy()
     with pytest.raises(ValueError, match="infinity"):
-        fastbp.Trainer(net, backend="cuda", batch_size=8).fit(X, y)
+        fastbp.Trainer(net, backend="cuda", batch_size=4).fit(X, y)
     np.testing.assert_array_equal(net.parameters, before)
 
 
@@ -165,11 +165,11 @@ def test_a_device_that_is_full_says_so_and_a_smaller_fit_works(monkeypatch: pyte
 
     X, y = data()
     net = fastbp.Network(SIZES, dtype="float32", random_state=0)
-    trainer = fastbp.Trainer(net, backend="cuda", batch_size=8, random_state=0)
+    trainer = fastbp.Trainer(net, backend="cuda", batch_size=4, random_state=0)
     before, copy = net.parameters.copy(), memory.cuda.to_device
 
     def full(array: np.ndarray, *arguments: Any) -> Any:
-        if array.nbytes > 400:
+        if array.nbytes > 200:
             raise RuntimeError("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
         return copy(array, *arguments)
 
