@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fastbp.kernels.numba_cuda import products
+from fastbp.kernels.numba_cuda import tiles
 from fastbp.kernels.numba_cuda.hand import Hand, row_of
 from fastbp.kernels.numba_cuda.layers import LAUNCHES, Launch
 from fastbp.kernels.numba_cuda.toolkit import n_processors
@@ -181,7 +181,7 @@ def time_products(rounds: int) -> list[dict[str, Any]]:
                 rate = 2 * n * n_in * n_out / taken / 1e12
                 share = seconds["cublas"] / taken if "cublas" in seconds else None
                 sizes = f"{n} x {n_in} x {n_out}"
-                tile = products.tile_for(n, n_out, products.n_slices(n_in, n_out), dtype, n_processors())
+                tile = tiles.tile_for(n, n_out, tiles.n_slices(n_in, n_out), dtype, n_processors())
                 found.append(
                     {
                         "operation": name,

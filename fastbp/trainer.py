@@ -63,6 +63,9 @@ class Trainer(Fixed):
         The most threads to take; left out, as many as the system and its settings allow.
     device : int, optional
         Number of the GPU, for backend ``"cuda"``; left out, the current one of the thread that calls.
+    precision : {"tf32"}, optional
+        For backend ``"cuda"`` and networks of float32: products by tensor cores, of numbers rounded to TF32 (10 bits
+        behind the point), with sums in float32. Left out, products in the network's own dtype.
     random_state : None, int or numpy.random.Generator
         For the order of the samples, and for what dropout drops.
 
@@ -116,6 +119,7 @@ class Trainer(Fixed):
         backend: str = "auto",
         n_threads: int | None = None,
         device: int | None = None,
+        precision: str | None = None,
         random_state: int | np.random.Generator | None = None,
     ) -> None:
         if not isinstance(network, Network):
@@ -133,7 +137,10 @@ class Trainer(Fixed):
         self._is_custom = network.is_custom or isinstance(self.loss, CustomLoss)
         self.backend = kernels.backend(backend, custom=self._is_custom).name
         self.n_threads = None if n_threads is None else kernels.check_n_threads(n_threads)
-        self.device = _as_device(device, self.backend)
+        self.device, self.precision = (
+            _as_device(device, self.backend),
+            _as_precision(precision, self.backend, network.dtype),
+        )
         self.random_state = _as_generator(random_state)
         self._drops = any(p < 1 for p in network.dropout)
         self._seed = int(self.random_state.integers(2**53)) if self._drops else 0  # of all masks
@@ -433,10 +440,10 @@ class Trainer(Fixed):
             self._workspaces.append(workspace)
 
     def _on_device(self) -> AbstractContextManager[Any]:
-        """Make the GPU that was asked for the current one for as long as this lasts."""
-        if self.device is None:
+        """Take the GPU and the precision that were asked for, for as long as this lasts."""
+        if self.device is None and self.precision is None:
             return nullcontext()
-        return cast(AbstractContextManager[Any], self._kernels.module.on_device(self.device))
+        return cast(AbstractContextManager[Any], self._kernels.module.on_device(self.device, self.precision or ""))
 
     def _rewind(self) -> Callable[[], None]:
         """Return what sets the steps done, and the generator of the samples' order, to what they are now."""
@@ -605,7 +612,7 @@ class Trainer(Fixed):
             kernels.backend(self.backend, custom=self._is_custom)
         except ImportError:  # saved where another backend was available
             self.__dict__["backend"] = kernels.backend("auto", custom=self._is_custom).name
-            self.__dict__["device"] = None
+            self.__dict__.update(device=None, precision=None)
 
     def __copy__(self) -> Trainer:
         """Return a trainer of a network of its own: two of one network would not know of each other's steps."""
@@ -652,6 +659,17 @@ def _as_device(device: Any, backend: str) -> int | None:
     if device >= n_devices:
         raise ValueError(f"device is {device}, but GPUs are numbered 0 to {n_devices - 1} here; pass one of these")
     return int(device)
+
+
+def _as_precision(precision: Any, backend: str, dtype: Any) -> str | None:
+    if precision is None:
+        return None
+    check_choice("precision", precision, ("tf32",))
+    if backend != "cuda":
+        raise ValueError(f"precision is {precision!r}, which tensor cores have; pass backend='cuda', or leave it out")
+    if dtype != np.float32:
+        raise ValueError(f"precision is {precision!r}, but the network's dtype is {dtype}; make one of dtype='float32'")
+    return str(precision)
 
 
 def _as_batch_size(batch_size: Any) -> int | str:

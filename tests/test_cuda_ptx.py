@@ -20,7 +20,7 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.skip("the simulator compiles nothing", allow_module_level=True)
 
 import numba.cuda.dispatcher  # noqa: E402
-from fastbp.kernels.numba_cuda import flat, products, rows, samples, walk  # noqa: E402
+from fastbp.kernels.numba_cuda import flat, products, rows, samples, tiles, walk  # noqa: E402
 from fastbp.kernels.numba_cuda.toolkit import THREADS  # noqa: E402
 from numba import types  # noqa: E402
 
@@ -92,11 +92,14 @@ def cases() -> Iterator[Any]:
             yield pytest.param(functools.partial(getattr, rows, name), (types.Tuple(arguments),), id=f"{name}-{dtype}")
         for name, arguments in plain(T).items():
             yield pytest.param(functools.partial(getattr, flat, name), arguments, id=f"{name}-{dtype}")
-        menu = {tile for slices in (1, products.N_SLICES) for tile in products.menu(slices, dtype)}
+        menu = {tile for slices in (1, tiles.N_SLICES) for tile in tiles.menu(slices, dtype)}
+        menu |= {tiles.TENSOR} if dtype == "float32" else set()
         for tile in sorted(menu):
             for name, arguments in of_products(T).items():
                 make = functools.partial(getattr(products, name), tile, dtype)
-                yield pytest.param(make, arguments, id=f"{name}-{tile.rows}x{tile.columns}-{dtype}")
+                yield pytest.param(
+                    make, arguments, id=f"{name}-{tile.rows}x{tile.columns}-{'tf32' if tile.by_tensor_cores else dtype}"
+                )
     once = {
         "shuffle": (samples.shuffle, (SUMS, NUMBERS, NUMBERS)),
         "norm_of_sums": (flat.norm_of_sums, (whole, SUMS, SUMS)),
@@ -107,6 +110,12 @@ def cases() -> Iterator[Any]:
     for name, (kernel, arguments) in once.items():
         yield pytest.param(functools.partial(lambda kernel: kernel, kernel), arguments, id=name)
     yield pytest.param(walk.walk_kernel, (types.Tuple(walked(types.Array(types.float32, 1, "C"))),), id="walk")
+
+
+def test_tensor_cores_are_asked_for() -> None:
+    T = types.Array(types.float32, 1, "C")
+    ptx = ptx_of(products.forward_kernel(tiles.TENSOR, "float32"), of_products(T)["forward_kernel"], (8, 0))
+    assert ptx.count("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32") >= 4
 
 
 def ptx_of(kernel: Any, arguments: tuple[Any, ...], generation: tuple[int, int]) -> str:
@@ -144,5 +153,7 @@ def test_kernels_spill_nothing(make: Any, arguments: tuple[Any, ...], generation
     if "linear" in ptx or "backprop" in ptx:
         assert re.search(r"ld\.global\.v[24]\.f(32|64)", ptx), "the products load single numbers"
         assert re.search(r"ld\.shared\.v[24]\.f(32|64)", ptx), "the products load single numbers"
+    if "mma.sync" in ptx:
+        assert "cvt.rna.tf32" in ptx, "tensor cores get numbers that are not rounded"
     if arguments[-1] is not SUMS and "f32" in ptx and "float64" not in str(arguments):
         assert not re.search(r"(mul|add|fma)\.rn\.f64", ptx), "a constant of float64 drags arithmetic there"

@@ -9,6 +9,7 @@ operation by hand is a row of its own.
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -21,7 +22,7 @@ from .hand import Hand, row_of
 from .memory import empty, launch, to_device
 from .runs import Session, session_of
 from .samples import shuffle as shuffle_kernel
-from .toolkit import cuda
+from .toolkit import cuda, settings
 
 
 def scratch_size(n_in, n_out, n_rows):
@@ -49,9 +50,15 @@ def n_devices():
     return len(cuda.gpus)
 
 
-def on_device(number):
-    """Return a context in which a GPU is the current one."""
-    return cuda.gpus[number]
+@contextlib.contextmanager
+def on_device(number=None, precision=""):
+    """Let this thread's runs take a GPU, by number, and a precision of products, ``"tf32"``, as long as it lasts."""
+    before, settings.precision = settings.precision, precision
+    try:
+        with contextlib.nullcontext() if number is None else cuda.gpus[number]:
+            yield
+    finally:
+        settings.precision = before
 
 
 def pack(plan, buffers, moments=True, samples=True):

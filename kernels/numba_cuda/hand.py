@@ -13,6 +13,7 @@ from . import flat
 from .functions import FIELDS
 from .layers import LAUNCHES, WITH_SQUARES, Run, n_update_tiles
 from .memory import Array, Shelf, empty, launch, to_device, zeros
+from .toolkit import settings
 
 
 def row_of(op: Op, **fields: Any) -> Any:
@@ -58,7 +59,9 @@ class Hand:
 
     def do_rows(self, rows: Sequence[Any], written: Sequence[Array], **samples: Any) -> Run:
         """Do rows one after the other, and write what they left into ``written``."""
-        n_squares = sum(n_update_tiles(self.dtype.name, row) for row in rows if row.op in WITH_SQUARES)
+        n_squares = sum(
+            n_update_tiles(self.dtype.name, settings.precision, row) for row in rows if row.op in WITH_SQUARES
+        )
         run = self._run(n_squares, **samples)
         launch(flat.start, 1, run.cursor, self.n, run.losses)
         for row in rows:
@@ -93,4 +96,5 @@ class Hand:
             squares=zeros(n_squares, np.float64),
             norm=empty(1 + n_parameters // flat.SPAN, np.float64),
             losses=zeros(3, np.float64),
+            precision=settings.precision,
         )

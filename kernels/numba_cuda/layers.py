@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..contract import NONE, Activation, Op, Source
-from . import flat, products, rows
+from . import flat, products, rows, tiles
 from .blocks import LANES, TEAMS
 from .memory import launch, launch_spread, n_blocks_for
-from .toolkit import n_processors
+from .toolkit import THREADS, n_processors
 
 
 class Run(NamedTuple):
@@ -39,6 +39,7 @@ class Run(NamedTuple):
     squares: Any
     norm: Any
     losses: Any
+    precision: str = ""
 
     @property
     def dtype(self) -> str:
@@ -59,8 +60,8 @@ def _spread(kernel: Any, n_blocks: int, *arguments: Any) -> Launch:
     return lambda stream: launch_spread(kernel, n_blocks, *arguments, stream=stream)
 
 
-def _plain(kernel: Any, n_blocks: int, *arguments: Any) -> Launch:
-    return lambda stream: launch(kernel, n_blocks, *arguments, stream=stream)
+def _plain(kernel: Any, n_blocks: int, *arguments: Any, threads: int = THREADS) -> Launch:
+    return lambda stream: launch(kernel, n_blocks, *arguments, stream=stream, threads=threads)
 
 
 def _for_samples(n: int) -> int:
@@ -91,12 +92,12 @@ def gather_classes(run: Run, row: Any) -> Iterator[Launch]:
 
 
 def linear_forward(run: Run, row: Any) -> Iterator[Launch]:
-    slices = products.n_slices(row.n_in, row.n_out)
-    tile = products.tile_for(run.batch_size, row.n_out, slices, run.dtype, n_processors())
+    slices = tiles.n_slices(row.n_in, row.n_out)
+    tile = tiles.tile_for(run.batch_size, row.n_out, slices, run.dtype, n_processors(), run.precision)
     sizes = *run.now, slices, run.work, run.params, row.n_in, row.n_out
     layer = row.a_prev, row.W, row.b, row.activation, row.parameter, row.a
-    n_blocks = products.n_tiles(tile, run.batch_size, row.n_out)
-    yield _plain(products.forward_kernel(tile, run.dtype), n_blocks, *sizes, *layer)
+    n_blocks = tiles.n_tiles(tile, run.batch_size, row.n_out)
+    yield _plain(products.forward_kernel(tile, run.dtype), n_blocks, *sizes, *layer, threads=tile.threads)
     if row.activation == Activation.SOFTMAX:
         yield _spread(rows.softmax, _for_samples(run.batch_size), *run.now, row.n_out, run.work, row.a)
 
@@ -154,33 +155,35 @@ def batch_norm_delta(run: Run, row: Any) -> Iterator[Launch]:
 
 
 def backprop_delta(run: Run, row: Any) -> Iterator[Launch]:
-    slices = products.n_slices(row.n_in, row.n_out)
-    tile = products.tile_for(run.batch_size, row.n_in, slices, run.dtype, n_processors())
+    slices = tiles.n_slices(row.n_in, row.n_out)
+    tile = tiles.tile_for(run.batch_size, row.n_in, slices, run.dtype, n_processors(), run.precision)
     sizes = *run.now, slices, run.work, run.params, row.n_in, row.n_out
     function = row.activation, row.parameter, row.at_zero
-    n_blocks = products.n_tiles(tile, run.batch_size, row.n_in)
+    n_blocks = tiles.n_tiles(tile, run.batch_size, row.n_in)
     places = row.delta, row.W, row.a_prev, *function, row.delta_prev
-    yield _plain(products.backprop_kernel(tile, run.dtype), n_blocks, *sizes, *places)
+    yield _plain(products.backprop_kernel(tile, run.dtype), n_blocks, *sizes, *places, threads=tile.threads)
 
 
 def linear_update(run: Run, row: Any) -> Iterator[Launch]:
-    slices = products.n_slices(row.n_in, row.n_out)
-    tile = products.tile_for(row.n_in, row.n_out, slices, run.dtype, n_processors())
+    slices = tiles.n_slices(row.n_in, row.n_out)
+    tile = tiles.tile_for(row.n_in, row.n_out, slices, run.dtype, n_processors(), run.precision)
     states = run.steps, run.work, run.params, run.grads, run.m, run.v
     rule = NONE if row.op == Op.LINEAR_GRAD else row.optimizer
     layer = row.n_in, row.n_out, row.a_prev, row.delta, rule, row.W, row.b, run.squares, row.squares
-    n_blocks = n_update_tiles(run.dtype, row) + (0 if row.b == NONE else -(-row.n_out // LANES))
-    yield _plain(products.update_kernel(tile, run.dtype), n_blocks, *run.now, slices, *states, *layer)
+    n_blocks = n_update_tiles(run.dtype, run.precision, row) + (0 if row.b == NONE else -(-row.n_out // LANES))
+    kernel = products.update_kernel(tile, run.dtype)
+    yield _plain(kernel, n_blocks, *run.now, slices, *states, *layer, threads=tile.threads)
 
 
 WITH_SQUARES = Op.LINEAR_GRAD, Op.LINEAR_UPDATE
 """Rows that sum the squares of weights."""
 
 
-def n_update_tiles(dtype: str, row: Any) -> int:
+def n_update_tiles(dtype: str, precision: str, row: Any) -> int:
     """Return in how many sums the squares of a layer's weights come."""
-    slices = products.n_slices(row.n_in, row.n_out)
-    return products.n_tiles(products.tile_for(row.n_in, row.n_out, slices, dtype, n_processors()), row.n_in, row.n_out)
+    slices = tiles.n_slices(row.n_in, row.n_out)
+    tile = tiles.tile_for(row.n_in, row.n_out, slices, dtype, n_processors(), precision)
+    return tiles.n_tiles(tile, row.n_in, row.n_out)
 
 
 def optimizer_step(run: Run, row: Any) -> Iterator[Launch]:

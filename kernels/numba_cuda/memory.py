@@ -80,9 +80,9 @@ def has_room(n_bytes: int) -> bool:
     return IS_SIMULATED or n_bytes <= MOST_OF_ROOM * free_memory()[0]
 
 
-def launch(kernel: Any, n_blocks: int, *arguments: Any, stream: Any = 0) -> None:
+def launch(kernel: Any, n_blocks: int, *arguments: Any, stream: Any = 0, threads: int = THREADS) -> None:
     """Launch a kernel of so many blocks."""
-    kernel[max(1, n_blocks), THREADS, stream](*arguments)
+    kernel[max(1, n_blocks), threads, stream](*arguments)
 
 
 def launch_spread(kernel: Any, n_blocks: int, *arguments: Any, stream: Any = 0, shared: int = 0) -> None:

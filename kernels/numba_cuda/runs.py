@@ -22,7 +22,7 @@ from .functions import FIELDS
 from .layers import LAUNCHES, WITH_SQUARES, Launch, Run, end_step, n_update_tiles, write_rows
 from .memory import Array, address_of, empty, has_room, launch, launch_spread, n_blocks_for, to_device, zeros
 from .placing import Placement, placed_work
-from .toolkit import Graph, cuda, most_shared_bytes, shared_limit_raised
+from .toolkit import Graph, cuda, most_shared_bytes, settings, shared_limit_raised
 from .walk import WALKED, tables, walk_kernel
 
 UPDATES = (Op.LINEAR_UPDATE, Op.OPTIMIZER_STEP, Op.BATCH_NORM_DELTA)
@@ -49,7 +49,7 @@ class Session:
     """
 
     def __init__(self, plan: NDArray[np.void], buffers: Buffers) -> None:
-        self.plan, self.dtype = plan, buffers.params.dtype
+        self.plan, self.dtype, self.precision = plan, buffers.params.dtype, settings.precision
         self.placement = placement = Placement(plan, buffers.params.size)
         ops = [row.op for row in placement.rows]
         rules = {row.optimizer for row in placement.rows if row.op in UPDATES}
@@ -60,7 +60,7 @@ class Session:
         for row in placement.rows:
             row.squares = n_squares
             if row.op in WITH_SQUARES:
-                n_squares += n_update_tiles(self.dtype.name, row)
+                n_squares += n_update_tiles(self.dtype.name, self.precision, row)
         self.states = {name: zeros(placement.size if used else 1, self.dtype) for name, used in self.used.items()}
         self.where = to_device(placement.where)
         self.squares = zeros(n_squares, np.float64)
@@ -75,7 +75,8 @@ class Session:
     def fits(self, plan: NDArray[np.void], buffers: Buffers) -> bool:
         """Tell whether this session was made for such a run."""
         same_plan = self.plan is plan or np.array_equal(self.plan, plan)
-        return same_plan and (self.placement.where.size, self.dtype) == (buffers.params.size, buffers.params.dtype)
+        kept = self.placement.where.size, self.dtype, self.precision
+        return same_plan and kept == (buffers.params.size, buffers.params.dtype, settings.precision)
 
     def _prepare(self, batch_size: int) -> None:
         """Make room for mini-batches of so many samples."""
@@ -83,7 +84,7 @@ class Session:
             return
         self.batch_size, self.graph = batch_size, None
         self.rows, self.work_size = placed_work(self.placement.rows, batch_size)
-        self.walks = walks(self.rows, self.work_size, self.dtype, batch_size)
+        self.walks = not self.precision and walks(self.rows, self.work_size, self.dtype, batch_size)
         if self.walks:
             whole, real = tables(self.rows)
             self.tables = cuda.to_device(whole), cuda.to_device(real)
@@ -145,6 +146,7 @@ class Session:
             squares=self.squares,
             norm=self.norm,
             losses=self.losses,
+            precision=self.precision,
         )
 
     def program(self, run: Run) -> list[Launch]:

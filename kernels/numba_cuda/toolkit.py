@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,21 @@ if not IS_SIMULATED:
 
 THREADS = 8 if IS_SIMULATED else 256
 """Threads of a block. With two blocks on a processor at once each may have 128 registers."""
+
+
+class _Settings(threading.local):
+    """What a thread's runs have in common.
+
+    Attributes
+    ----------
+    precision : str
+        ``"tf32"``, or empty for products in the numbers' own.
+    """
+
+    precision = ""
+
+
+settings = _Settings()
 
 
 def kernel(function: Callable[..., Any]) -> Any:

@@ -16,9 +16,9 @@ from .blocks import STEP_NUMBER, rows_of_step
 from .flat import end_step_part
 from .functions import SOFTMAX
 from .norms import batch_norm_delta_part, batch_norm_part
-from .products import ALIGNMENT
 from .samples import gather_classes_part, gather_rows_part
 from .small import block_products
+from .stages import ALIGNMENT
 from .toolkit import THREADS, cuda, kernel
 from .units import (
     activate_part,

@@ -104,7 +104,7 @@ def test_runs_of_all_kinds(way: str, modes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("many_weights", [True, False])
 def test_large_tiles(dtype: str, many_weights: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results of some tiles, with their terms in slices or in one."""
-    monkeypatch.setattr("fastbp.kernels.numba_cuda.products.MANY_WEIGHTS", 1 if many_weights else 2**20)
+    monkeypatch.setattr("fastbp.kernels.numba_cuda.tiles.MANY_WEIGHTS", 1 if many_weights else 2**20)
     shape = (17, 18, 35) if many_weights else (17, 34, 10)
     for operation in ("linear_forward", "backprop_delta", "linear_update"):
         check(operation, dtype, shape)
@@ -134,3 +134,32 @@ def test_a_long_order_is_the_references() -> None:
     kernels.backend("cuda").shuffle(u.copy(), order)
     kernels.backend("numpy").shuffle(u, expected)
     np.testing.assert_array_equal(order, expected)
+
+
+def rounded(x: np.ndarray) -> np.ndarray:
+    """Return numbers of float32 rounded to TF32, 10 bits behind the point."""
+    mantissa, exponent = np.frexp(x.astype(np.float64))
+    return np.ldexp(np.round(mantissa * 2**11) / 2**11, exponent)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 2), (33, 9, 17)])
+def test_products_by_tensor_cores(shape: tuple[int, int, int]) -> None:
+    """Of numbers rounded to TF32 the sums are those of float32, whichever thread of a warp has which number."""
+    from fastbp.kernels.numba_cuda import on_device
+
+    backend, rng, (n, n_in, n_out) = kernels.backend("cuda"), np.random.default_rng(0), shape
+    shapes = (n, n_in), (n_in, n_out), (n, n_out)
+    X, W, delta = (rng.standard_normal(size).astype(np.float32) for size in shapes)
+    nothing, a, below = np.empty(0, np.float32), np.empty_like(delta), np.empty_like(X)
+    gradient, step = np.empty_like(W), kernels.step_table()
+    with on_device(precision="tf32"):
+        backend.linear_forward(X, W, nothing, "identity", a)
+        backend.backprop_delta(delta, W, X, "identity", below)
+        backend.linear_grad(X, delta, step, W, gradient, nothing)
+    products = {"a": (a, X, W), "below": (below, delta, W.T), "gradient": (gradient, X.T, delta)}
+    for name, (found, left, right) in products.items():
+        expected = rounded(left) @ rounded(right)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max(), err_msg=name)
+        assert np.abs(found - left.astype(np.float64) @ right).max() > 1e-5
+    backend.linear_forward(X, W, nothing, "identity", a)
+    np.testing.assert_allclose(a, X.astype(np.float64) @ W, rtol=0, atol=1e-5)

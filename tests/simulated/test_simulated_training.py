@@ -181,3 +181,13 @@ def test_a_device_that_is_full_says_so_and_a_smaller_fit_works(monkeypatch: pyte
     np.testing.assert_array_equal(net.parameters, before)
     trainer.fit(X[:8], y[:8])
     assert (net.parameters != before).any()
+
+
+def test_a_precision_is_asked_for_by_name() -> None:
+    net = fastbp.Network(SIZES, dtype="float32", random_state=0)
+    with pytest.raises(ValueError, match="precision is 'half'; choose one of 'tf32'"):
+        fastbp.Trainer(net, backend="cuda", precision="half")
+    with pytest.raises(ValueError, match="which tensor cores have; pass backend='cuda'"):
+        fastbp.Trainer(net, backend="numpy", precision="tf32")
+    with pytest.raises(ValueError, match="the network's dtype is float64"):
+        fastbp.Trainer(fastbp.Network(SIZES, dtype="float64"), backend="cuda", precision="tf32")
