@@ -72,6 +72,11 @@ class Session:
         self.chunks: Chunks | None = None
         self.batch_size = 0
 
+    def take_over(self, last: Session) -> None:
+        """Go on with the parameters and moments of another session on the same network."""
+        if self.dtype == last.dtype and np.array_equal(self.placement.where, last.placement.where):
+            self.states |= {name: last.states[name] for name, used in self.used.items() if used and last.used[name]}
+
     def fits(self, plan: NDArray[np.void], buffers: Buffers) -> bool:
         """Tell whether this session was made for such a run."""
         same_plan = self.plan is plan or np.array_equal(self.plan, plan)
@@ -246,6 +251,9 @@ def session_of(plan: NDArray[np.void], buffers: Buffers) -> Session:
     key = id(buffers.scratch)
     if key not in _SESSIONS:
         weakref.finalize(buffers.scratch, _SESSIONS.pop, key, None)
-    if key not in _SESSIONS or not _SESSIONS[key].fits(plan, buffers):
+    last = _SESSIONS.get(key)
+    if last is None or not last.fits(plan, buffers):
         _SESSIONS[key] = Session(plan, buffers)
+        if last is not None:
+            _SESSIONS[key].take_over(last)
     return _SESSIONS[key]

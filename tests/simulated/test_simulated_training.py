@@ -43,6 +43,20 @@ def test_a_fit_goes_on_where_the_last_one_ended() -> None:
     np.testing.assert_array_equal(once.parameters, twice.parameters)
 
 
+def test_moments_outlive_a_fit_on_fewer_samples() -> None:
+    """Its mini-batches are smaller: another plan."""
+    X, y = data(52)
+    found = []
+    for backend in ("cuda", "numpy"):
+        net = fastbp.Network(SIZES, dtype="float32", random_state=0)
+        trainer = fastbp.Trainer(net, backend=backend, batch_size=49, random_state=0)
+        for n in (3, 52, 3):
+            trainer.fit(X[:n], y[:n])
+        found.append((net.parameters, trainer.m))
+    for ours, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_samples_that_are_not_finite_end_a_fit_and_change_nothing() -> None:
     X, y = data(200)
     X[150, 2] = np.nan
