@@ -96,7 +96,7 @@ def cases() -> Iterator[Any]:
         menu |= {tiles.TENSOR} if dtype == "float32" else set()
         for tile in sorted(menu):
             for name, arguments in of_products(T).items():
-                make = functools.partial(getattr(products, name), tile, dtype)
+                make = functools.partial(getattr(products, name), tile, dtype, True)
                 yield pytest.param(
                     make, arguments, id=f"{name}-{tile.rows}x{tile.columns}-{'tf32' if tile.by_tensor_cores else dtype}"
                 )
@@ -114,8 +114,20 @@ def cases() -> Iterator[Any]:
 
 def test_tensor_cores_are_asked_for() -> None:
     T = types.Array(types.float32, 1, "C")
-    ptx = ptx_of(products.forward_kernel(tiles.TENSOR, "float32"), of_products(T)["forward_kernel"], (8, 0))
+    ptx = ptx_of(products.forward_kernel(tiles.TENSOR, "float32", True), of_products(T)["forward_kernel"], (8, 0))
     assert ptx.count("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32") >= 4
+
+
+@pytest.mark.parametrize("tile", [tiles.SMALL, tiles.MEDIUM, tiles.LARGE], ids=str)
+def test_older_gpus_do_without_copies_that_need_no_thread(tile: tiles.Tile) -> None:
+    arguments, generation = of_products(types.Array(types.float32, 1, "C")), (7, 5)
+    for name in arguments:
+        ptx = ptx_of(getattr(products, name)(tile, "float32", False), arguments[name], generation)
+        assert "cp.async" not in ptx
+        assert "bytes spill" in assembled(ptx, generation)
+    newer = ptx_of(products.update_kernel(tile, "float32", True), arguments["update_kernel"], (8, 0))
+    assert "cp.async.cg.shared.global" in newer
+    assert "cp.async.wait_all" in newer
 
 
 def ptx_of(kernel: Any, arguments: tuple[Any, ...], generation: tuple[int, int]) -> str:

@@ -11,7 +11,7 @@ from ..contract import NONE, Activation, Op, Source
 from . import flat, products, rows, tiles
 from .blocks import LANES, TEAMS
 from .memory import launch, launch_spread, n_blocks_for
-from .toolkit import THREADS, n_processors
+from .toolkit import THREADS, copies_later, n_processors
 
 
 class Run(NamedTuple):
@@ -97,7 +97,8 @@ def linear_forward(run: Run, row: Any) -> Iterator[Launch]:
     sizes = *run.now, slices, run.work, run.params, row.n_in, row.n_out
     layer = row.a_prev, row.W, row.b, row.activation, row.parameter, row.a
     n_blocks = tiles.n_tiles(tile, run.batch_size, row.n_out)
-    yield _plain(products.forward_kernel(tile, run.dtype), n_blocks, *sizes, *layer, threads=tile.threads)
+    kernel = products.forward_kernel(tile, run.dtype, copies_later())
+    yield _plain(kernel, n_blocks, *sizes, *layer, threads=tile.threads)
     if row.activation == Activation.SOFTMAX:
         yield _spread(rows.softmax, _for_samples(run.batch_size), *run.now, row.n_out, run.work, row.a)
 
@@ -161,7 +162,8 @@ def backprop_delta(run: Run, row: Any) -> Iterator[Launch]:
     function = row.activation, row.parameter, row.at_zero
     n_blocks = tiles.n_tiles(tile, run.batch_size, row.n_in)
     places = row.delta, row.W, row.a_prev, *function, row.delta_prev
-    yield _plain(products.backprop_kernel(tile, run.dtype), n_blocks, *sizes, *places, threads=tile.threads)
+    kernel = products.backprop_kernel(tile, run.dtype, copies_later())
+    yield _plain(kernel, n_blocks, *sizes, *places, threads=tile.threads)
 
 
 def linear_update(run: Run, row: Any) -> Iterator[Launch]:
@@ -171,7 +173,7 @@ def linear_update(run: Run, row: Any) -> Iterator[Launch]:
     rule = NONE if row.op == Op.LINEAR_GRAD else row.optimizer
     layer = row.n_in, row.n_out, row.a_prev, row.delta, rule, row.W, row.b, run.squares, row.squares
     n_blocks = n_update_tiles(run.dtype, run.precision, row) + (0 if row.b == NONE else -(-row.n_out // LANES))
-    kernel = products.update_kernel(tile, run.dtype)
+    kernel = products.update_kernel(tile, run.dtype, copies_later())
     yield _plain(kernel, n_blocks, *run.now, slices, *states, *layer, threads=tile.threads)
 
 

@@ -28,9 +28,10 @@ from .vectors import load_vector, store_vector
 
 
 @functools.cache
-def forward_kernel(tile: Tile, dtype: str) -> Any:
+def forward_kernel(tile: Tile, dtype: str, copies_later: bool) -> Any:
     """Return the kernel of a = act(a_prev W + b)."""
-    accumulate, place, vectors = accumulator(tile, dtype, False, True), places(tile, dtype), n_vectors(tile, dtype)
+    accumulate = accumulator(tile, dtype, False, True, copies_later)
+    place, vectors = places(tile, dtype), n_vectors(tile, dtype)
     T, V, BM, BN, SUMS = constants_of(tile, dtype)
 
     @kernel
@@ -57,9 +58,10 @@ def forward_kernel(tile: Tile, dtype: str) -> Any:
 
 
 @functools.cache
-def backprop_kernel(tile: Tile, dtype: str) -> Any:
+def backprop_kernel(tile: Tile, dtype: str, copies_later: bool) -> Any:
     """Return the kernel of delta_prev = (delta W^T) (Hadamard) act'(z_prev)."""
-    accumulate, place, vectors = accumulator(tile, dtype, False, False), places(tile, dtype), n_vectors(tile, dtype)
+    accumulate = accumulator(tile, dtype, False, False, copies_later)
+    place, vectors = places(tile, dtype), n_vectors(tile, dtype)
     T, V, BM, BN, SUMS = constants_of(tile, dtype)
 
     @kernel
@@ -100,12 +102,13 @@ def update_bias(room, n, s, first, steps, work, params, grads, m, v, n_out, delt
 
 
 @functools.cache
-def update_kernel(tile: Tile, dtype: str) -> Any:
+def update_kernel(tile: Tile, dtype: str, copies_later: bool) -> Any:
     """Return the kernel of dW = a_prev^T delta, of db, and of the rule that both are for, or of keeping them.
 
     The blocks after the last tile's sum the errors of a bias.
     """
-    accumulate, place, vectors = accumulator(tile, dtype, True, True), places(tile, dtype), n_vectors(tile, dtype)
+    accumulate = accumulator(tile, dtype, True, True, copies_later)
+    place, vectors = places(tile, dtype), n_vectors(tile, dtype)
     T, V, BM, BN, SUMS = constants_of(tile, dtype)
 
     @kernel

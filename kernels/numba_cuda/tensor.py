@@ -39,8 +39,8 @@ def tensor_accumulator(tile: Tile, a_by_terms: bool, b_by_terms: bool) -> Any:
     A_OWN, B_OWN = PRODUCTS_DOWN * A_PARTS, PRODUCTS_ACROSS * B_PARTS
     SLICE_GRAIN = 16
 
-    load_a, keep_a = loader(V, BM, BK, THREADS, A_LINE, a_by_terms, True)
-    load_b, keep_b = loader(V, BN, BK, THREADS, B_LINE, b_by_terms, True)
+    load_a, keep_a = loader(V, BM, BK, THREADS, A_LINE, a_by_terms, "rounded")
+    load_b, keep_b = loader(V, BN, BK, THREADS, B_LINE, b_by_terms, "rounded")
 
     @device
     def add_products(sums, shared, a_stage, b_stage):
@@ -72,21 +72,22 @@ def tensor_accumulator(tile: Tile, a_by_terms: bool, b_by_terms: bool) -> Any:
         b_ahead = cuda.local.array(B_AHEAD, float32)
         for i in range(SUMS):
             sums[i] = 0
-        load_a(a_ahead, A, a_at, a_pitch, row, n_rows, first, last, thread)
-        load_b(b_ahead, B, b_at, b_pitch, column, n_columns, first, last, thread)
+        load_a(a_ahead, shared, 0, A, a_at, a_pitch, row, n_rows, first, last, thread)
+        load_b(b_ahead, shared, b_base, B, b_at, b_pitch, column, n_columns, first, last, thread)
         keep_a(a_ahead, shared, 0, thread)
         keep_b(b_ahead, shared, b_base, thread)
         cuda.syncthreads()
         stage = 0
         for term in range(first, end, BK):
+            a_next, b_next = (1 - stage) * A_STAGE, b_base + (1 - stage) * B_STAGE
             if term + BK < end:
-                load_a(a_ahead, A, a_at, a_pitch, row, n_rows, term + BK, last, thread)
-                load_b(b_ahead, B, b_at, b_pitch, column, n_columns, term + BK, last, thread)
+                load_a(a_ahead, shared, a_next, A, a_at, a_pitch, row, n_rows, term + BK, last, thread)
+                load_b(b_ahead, shared, b_next, B, b_at, b_pitch, column, n_columns, term + BK, last, thread)
             add_products(sums, shared, stage * A_STAGE, b_base + stage * B_STAGE)
             stage = 1 - stage
             if term + BK < end:
-                keep_a(a_ahead, shared, stage * A_STAGE, thread)
-                keep_b(b_ahead, shared, b_base + stage * B_STAGE, thread)
+                keep_a(a_ahead, shared, a_next, thread)
+                keep_b(b_ahead, shared, b_next, thread)
             cuda.syncthreads()
 
     @device

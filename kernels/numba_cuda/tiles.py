@@ -13,7 +13,7 @@ import numpy as np
 from .stages import ALIGNMENT, loader, n_loads
 from .tensor import tensor_accumulator
 from .toolkit import IS_SIMULATED, cuda, device
-from .vectors import VECTOR_BYTES, load_vector
+from .vectors import VECTOR_BYTES, load_vector, wait_for_copies
 
 N_SLICES = 4
 SLICE_GRAIN = 16
@@ -91,10 +91,11 @@ def n_tiles(tile: Tile, n_rows: int, n_columns: int) -> int:
 
 
 @functools.cache
-def accumulator(tile: Tile, dtype: str, a_by_terms: bool, b_by_terms: bool) -> Any:
+def accumulator(tile: Tile, dtype: str, a_by_terms: bool, b_by_terms: bool, copies_later: bool) -> Any:
     """Return the device function that forms a tile's sums.
 
     ``a_by_terms``: an operand has a row for each term; else a row for each row (column) of the result.
+    ``copies_later``: global memory is copied to shared memory without a thread's help, which GPUs since 8.0 can.
     """
     if tile.by_tensor_cores:
         return tensor_accumulator(tile, a_by_terms, b_by_terms)
@@ -107,8 +108,9 @@ def accumulator(tile: Tile, dtype: str, a_by_terms: bool, b_by_terms: bool) -> A
     STAGES = max(GROUPS * 2 * (A_STAGE + B_STAGE), GROUPS * BM * BN if GROUPS > 1 else 0)
     A_APART, B_APART = BM // (TM // V), BN // (TN // V)
 
-    load_a, keep_a = loader(V, BM, BK, OWN, A_LINE, a_by_terms)
-    load_b, keep_b = loader(V, BN, BK, OWN, B_LINE, b_by_terms)
+    way, IS_COPIED = "later" if copies_later else "", copies_later and (a_by_terms or b_by_terms)
+    load_a, keep_a = loader(V, BM, BK, OWN, A_LINE, a_by_terms, way)
+    load_b, keep_b = loader(V, BN, BK, OWN, B_LINE, b_by_terms, way)
 
     @device
     def add_products(sums, shared, a_stage, b_stage, own_rows, own_columns):
@@ -142,21 +144,26 @@ def accumulator(tile: Tile, dtype: str, a_by_terms: bool, b_by_terms: bool) -> A
         for i in range(SUMS):
             sums[i] = 0
         last = min(end, n_terms)
-        load_a(a_ahead, A, a_at, a_pitch, row, n_rows, first, last, thread)
-        load_b(b_ahead, B, b_at, b_pitch, column, n_columns, first, last, thread)
+        load_a(a_ahead, shared, a_base, A, a_at, a_pitch, row, n_rows, first, last, thread)
+        load_b(b_ahead, shared, b_base, B, b_at, b_pitch, column, n_columns, first, last, thread)
         keep_a(a_ahead, shared, a_base, thread)
         keep_b(b_ahead, shared, b_base, thread)
+        if IS_COPIED:
+            wait_for_copies()
         cuda.syncthreads()
         stage = 0
         for term in range(first, end, BK):
+            a_next, b_next = a_base + (1 - stage) * A_STAGE, b_base + (1 - stage) * B_STAGE
             if term + BK < end:
-                load_a(a_ahead, A, a_at, a_pitch, row, n_rows, term + BK, last, thread)
-                load_b(b_ahead, B, b_at, b_pitch, column, n_columns, term + BK, last, thread)
+                load_a(a_ahead, shared, a_next, A, a_at, a_pitch, row, n_rows, term + BK, last, thread)
+                load_b(b_ahead, shared, b_next, B, b_at, b_pitch, column, n_columns, term + BK, last, thread)
             add_products(sums, shared, a_base + stage * A_STAGE, b_base + stage * B_STAGE, own_rows, own_columns)
             stage = 1 - stage
             if term + BK < end:
-                keep_a(a_ahead, shared, a_base + stage * A_STAGE, thread)
-                keep_b(b_ahead, shared, b_base + stage * B_STAGE, thread)
+                keep_a(a_ahead, shared, a_next, thread)
+                keep_b(b_ahead, shared, b_next, thread)
+                if IS_COPIED:
+                    wait_for_copies()
             cuda.syncthreads()
 
     @device

@@ -76,6 +76,11 @@ def device_facts() -> dict[str, Any]:
     }
 
 
+def copies_later() -> bool:
+    """Tell whether the current GPU copies to shared memory without a thread's help."""
+    return IS_SIMULATED or tuple(cuda.get_current_device().compute_capability)[:2] >= (8, 0)
+
+
 def most_shared_bytes() -> int:
     """Return how much shared memory a block may have on the current GPU."""
     return 2**17 if IS_SIMULATED else int(cuda.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)

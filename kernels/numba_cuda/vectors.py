@@ -1,4 +1,4 @@
-"""What Numba does not make of its own: accesses of 16 bytes, and products by tensor cores.
+"""What Numba does not make of its own: accesses and copies of 16 bytes, and products by tensor cores.
 
 Each is an intrinsic, and has a plain form that the simulator runs.
 
@@ -20,10 +20,19 @@ from .toolkit import IS_SIMULATED, cuda, device
 
 VECTOR_BYTES = 16
 WARP = 32
+GLOBAL_SPACE, SHARED_SPACE = 1, 3
 A_PARTS, B_PARTS, C_PARTS = 4, 2, 4
 """Numbers of each operand that a thread has."""
 
 if IS_SIMULATED:
+
+    def copy_vector_later(shared, at, source, index, inside):
+        """Begin to copy 16 bytes from global to shared memory, or zeros where they are not ``inside``."""
+        for i in range(VECTOR_BYTES // source.dtype.itemsize):
+            shared[at + i] = source[index + i] if inside else 0
+
+    def wait_for_copies():
+        """Wait until this thread's copies are there."""
 
     def round_tf32(x):
         """Return the nearest number of TF32, which has 10 bits behind the point; of two as near the larger one."""
@@ -108,6 +117,36 @@ else:
             return context.get_dummy_value()
 
         return signature, codegen
+
+    @intrinsic
+    def copy_vector_later(typing_context, shared, at, source, index, inside):
+        """Begin to copy 16 bytes from global to shared memory, or zeros where they are not ``inside``."""
+        signature = types.void(shared, types.int64, source, types.int64, types.boolean)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            shared_type, _, source_type, _, _ = signature.args
+            target, _ = _vector_pointer(context, builder, shared_type, args[0], args[1])
+            origin, _ = _vector_pointer(context, builder, source_type, args[2], args[3])
+            in_shared = builder.addrspacecast(target, ir.PointerType(target.type.pointee, SHARED_SPACE))
+            in_global = builder.addrspacecast(origin, ir.PointerType(origin.type.pointee, GLOBAL_SPACE))
+            places = builder.ptrtoint(in_shared, ir.IntType(32)), builder.ptrtoint(in_global, ir.IntType(64))
+            count = builder.select(args[4], _int32(VECTOR_BYTES), _int32(0))
+            copying = ir.FunctionType(ir.VoidType(), [ir.IntType(32), ir.IntType(64), ir.IntType(32)])
+            text = f"cp.async.cg.shared.global [$0], [$1], {VECTOR_BYTES}, $2;"
+            builder.asm(copying, text, "r,l,r,~{memory}", [*places, count], True)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    @intrinsic
+    def wait_for_copies(typing_context):
+        """Wait until this thread's copies are there."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            builder.asm(ir.FunctionType(ir.VoidType(), []), "cp.async.wait_all;", "~{memory}", [], True)
+            return context.get_dummy_value()
+
+        return types.void(), codegen
 
     @intrinsic
     def round_tf32(typing_context, x):
