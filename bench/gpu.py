@@ -12,6 +12,7 @@ import argparse
 import functools
 import itertools
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -22,10 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take most of the memory
+
 from fastbp.kernels.numba_cuda import tiles
 from fastbp.kernels.numba_cuda.hand import Hand, row_of
 from fastbp.kernels.numba_cuda.layers import LAUNCHES, Launch
-from fastbp.kernels.numba_cuda.toolkit import n_processors
+from fastbp.kernels.numba_cuda.toolkit import Graph, n_processors
 from numba import cuda
 from rich.console import Console
 from rich.table import Table
@@ -57,14 +61,15 @@ COPIED = 2**28
 
 LAUNCHES_A_ROUND = 20
 SECONDS_A_ROUND = 0.15
+TRAINING_SECONDS = 150
+"""After these no further row is begun."""
 
 
 def event_seconds(work: Callable[[], object]) -> float:
-    """Return how long some work takes on the device, launched again and again."""
+    """Return how long work takes on the device that does something `LAUNCHES_A_ROUND` times in one launch."""
     begin, end = cuda.event(), cuda.event()
     begin.record()
-    for _ in range(LAUNCHES_A_ROUND):
-        work()
+    work()
     end.record()
     end.synchronize()
     return float(begin.elapsed_time(end)) / 1e3 / LAUNCHES_A_ROUND
@@ -92,7 +97,12 @@ def medians(works: dict[str, Callable[[], float]], rounds: int) -> dict[str, flo
 def ceilings(rounds: int) -> dict[str, Any]:
     """Return the copy bandwidth and, where a library with cuBLAS is here, its rate of products in float32."""
     source, target = cuda.device_array(COPIED, np.float32), cuda.device_array(COPIED, np.float32)
-    copied = medians({"copy": timed(lambda: target.copy_to_device(source))}, rounds)["copy"]
+
+    def copies() -> None:
+        for _ in range(LAUNCHES_A_ROUND):
+            target.copy_to_device(source)
+
+    copied = medians({"copy": timed(copies)}, rounds)["copy"]
     blas = blas_product()
     found: dict[str, Any] = {"copy_GB_per_s": 2 * source.nbytes / copied / 1e9, "cublas_TFLOP_per_s": None}
     if blas is not None:
@@ -100,6 +110,20 @@ def ceilings(rounds: int) -> dict[str, Any]:
         seconds = medians({"blas": timed(product)}, rounds)["blas"]
         found["cublas_TFLOP_per_s"] = 2 * 4096**3 / seconds / 1e12
     return found
+
+
+def replayed(work: Callable[[], object]) -> Callable[[], object]:
+    """Return what does some of PyTorch's work `LAUNCHES_A_ROUND` times, as one CUDA graph on the default stream."""
+    import torch
+
+    for _ in range(3):
+        work()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(LAUNCHES_A_ROUND):
+            work()
+    return graph.replay
 
 
 def blas_product() -> Callable[[int, int, int], Callable[[], object]] | None:
@@ -113,13 +137,7 @@ def blas_product() -> Callable[[int, int, int], Callable[[], object]] | None:
     def make(n: int, n_in: int, n_out: int) -> Callable[[], object]:
         a, b = (torch.randn(shape, device="cuda") for shape in ((n, n_in), (n_in, n_out)))
         out = torch.empty((n, n_out), device="cuda")
-        stream = torch.cuda.ExternalStream(0) if hasattr(torch.cuda, "ExternalStream") else torch.cuda.default_stream()
-
-        def product() -> object:
-            with torch.cuda.stream(stream):
-                return torch.mm(a, b, out=out)
-
-        return product
+        return replayed(lambda: torch.mm(a, b, out=out))
 
     return make
 
@@ -127,17 +145,17 @@ def blas_product() -> Callable[[int, int, int], Callable[[], object]] | None:
 # ----------------------------------------------------------------------------------------------------- operations
 
 
-def launched(launches: list[Launch]) -> Callable[[], None]:
-    """Return what does some launches."""
+def launched(launches: list[Launch]) -> Callable[[], object]:
+    """Return what does some launches `LAUNCHES_A_ROUND` times, as one graph: Python would be slower than kernels."""
+    many = launches * LAUNCHES_A_ROUND
+    for one in launches:
+        one(0)
+    if Graph.is_available:
+        return Graph(many).launch
+    return lambda: [one(0) for one in many]
 
-    def work() -> None:
-        for one in launches:
-            one(0)
 
-    return work
-
-
-def layer(n: int, n_in: int, n_out: int, dtype: str) -> dict[str, Callable[[], None]]:
+def layer(n: int, n_in: int, n_out: int, dtype: str) -> dict[str, Callable[[], object]]:
     """Return the three products of a layer as launches on arrays on the device; forward's result was checked."""
     rng = np.random.default_rng(0)
     shapes = {"a_prev": (n, n_in), "a": (n, n_out), "delta": (n, n_out), "delta_prev": (n, n_in)}
@@ -352,23 +370,35 @@ def jax_epochs(row: str, X: Any, y: Any) -> Callable[[], object] | None:
 
 
 def time_training(rounds: int) -> list[dict[str, Any]]:
-    """Return each contender's samples a second on each row."""
-    found = []
+    """Return each contender's samples a second on each row; one that fails keeps no other from being timed."""
+    found: list[dict[str, Any]] = []
+    deadline = time.perf_counter() + TRAINING_SECONDS
     for row, (sizes, _, _, n) in ROWS.items():
+        if time.perf_counter() > deadline:
+            found.append({"row": row, "contender": "all", "samples_per_s": None, "problem": "no time was left"})
+            continue
         rng = np.random.default_rng(0)
         X, y = rng.standard_normal((n, sizes[0])).astype(np.float32), rng.integers(0, sizes[-1], n)
-        contenders: dict[str, Callable[[], object] | None] = {"fastbp": fastbp_epochs(row, X, y)}
+        makers: dict[str, Callable[[], Callable[[], object] | None]] = {
+            "fastbp": functools.partial(fastbp_epochs, row, X, y),
+            "torch graph": functools.partial(torch_epochs, row, X, y, "graph"),
+            "jax": functools.partial(jax_epochs, row, X, y),
+        }
         if row != "online":  # a minute an epoch
-            contenders["torch"] = torch_epochs(row, X, y, "eager")
-            contenders["torch.compile"] = torch_epochs(row, X, y, "compile")
-        contenders["torch graph"] = torch_epochs(row, X, y, "graph")
-        contenders["jax"] = jax_epochs(row, X, y)
+            makers["torch"] = functools.partial(torch_epochs, row, X, y, "eager")
+            makers["torch.compile"] = functools.partial(torch_epochs, row, X, y, "compile")
         works: dict[str, Callable[[], float]] = {}
-        for name, epochs in contenders.items():
-            if epochs is not None:
-                works[name] = functools.partial(epoch_seconds, epochs)
+        for name, make in makers.items():
+            try:
+                epochs = make()
+                if epochs is not None:
+                    epochs()
+                    works[name] = functools.partial(epoch_seconds, epochs)
+            except Exception as error:
+                problem = f"{type(error).__name__}: {str(error)[:200]}"
+                found.append({"row": row, "contender": name, "samples_per_s": None, "problem": problem})
         for name, seconds in medians(works, rounds).items():
-            found.append({"row": row, "contender": name, "samples_per_s": 5 * n / seconds})
+            found.append({"row": row, "contender": name, "samples_per_s": 5 * n / seconds, "problem": None})
     return found
 
 
@@ -411,20 +441,24 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     options = parser.parse_args()
     fastbp.require_gpu()
-    result: dict[str, Any] = {"ceilings": ceilings(options.rounds)}
+    result: dict[str, Any] = {"environment": environment(), "ceilings": ceilings(options.rounds)}
     print(json.dumps(result["ceilings"]))
+    name = "".join(c if c.isalnum() else "-" for c in str(result["environment"]["gpu"]["name"])).strip("-").lower()
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / f"gpu-{name}.json"
     for part, measure in zip(parts, (time_products, time_operations, time_training), strict=True):
         if part in options.only:
             result[part] = measure(options.rounds)
             show(part, result[part])
-    result["environment"] = environment()
-    name = "".join(c if c.isalnum() else "-" for c in str(result["environment"]["gpu"]["name"])).strip("-").lower()
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"gpu-{name}.json"
+            write(path, {**result, "environment": environment()})
+    print(f"wrote {path}")
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Write what there is so far, aside first."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     partial.replace(path)
-    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@
 # needs; PyTorch, CuPy and JAX take part where they are. FOLDER (bench/results) gets gpu-NAME.json and the tests' log.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 python=${PYTHON:-python3}
 out=${1:-bench/results}
 mkdir -p "$out"

@@ -15,14 +15,12 @@ def is_on_device(array: Any) -> bool:
     ----------
     array : object
     """
-    if hasattr(type(array), "__cuda_array_interface__") and not _is_on_cpu(array):
+    kind = type(array)
+    if kind.__module__.startswith("numba.cuda.simulator"):
         return True
-    if type(array).__module__.startswith("numba.cuda.simulator"):
-        return True
+    if kind.__module__.partition(".")[0] == "torch":  # whose interface raises for tensors elsewhere
+        return getattr(getattr(array, "device", None), "type", None) == "cuda"
+    if hasattr(kind, "__cuda_array_interface__"):
+        return hasattr(array, "__cuda_array_interface__")
     teller = getattr(array, "__dlpack_device__", None)
     return teller is not None and not hasattr(array, "__array_interface__") and int(teller()[0]) in DLPACK_CUDA
-
-
-def _is_on_cpu(tensor: Any) -> bool:
-    """Tell whether a PyTorch tensor, which has the interface everywhere, lies in the host's memory."""
-    return getattr(getattr(tensor, "device", None), "type", "cuda") == "cpu"

@@ -20,7 +20,7 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.skip("the simulator compiles nothing", allow_module_level=True)
 
 import numba.cuda.dispatcher  # noqa: E402
-from fastbp.kernels.numba_cuda import flat, products, rows, samples, tiles, walk  # noqa: E402
+from fastbp.kernels.numba_cuda import flat, foreign, products, rows, samples, tiles, walk  # noqa: E402
 from fastbp.kernels.numba_cuda.toolkit import THREADS  # noqa: E402
 from numba import types  # noqa: E402
 
@@ -65,6 +65,9 @@ def plain(T: Any) -> dict[str, tuple[Any, ...]]:
         "square_sums": (*NOW, *span, T, SUMS),
         "clip_norm": (*NOW, TABLE, *span, T, SUMS),
         "average_step": (*NOW, TABLE, *span, T, T),
+        "find_strange": (T, NUMBERS),
+        "convert": (NUMBERS, T),
+        "find_range": (T, T, T),
     }
 
 
@@ -91,7 +94,8 @@ def cases() -> Iterator[Any]:
         for name, arguments in spread(T).items():
             yield pytest.param(functools.partial(getattr, rows, name), (types.Tuple(arguments),), id=f"{name}-{dtype}")
         for name, arguments in plain(T).items():
-            yield pytest.param(functools.partial(getattr, flat, name), arguments, id=f"{name}-{dtype}")
+            home = flat if hasattr(flat, name) else foreign
+            yield pytest.param(functools.partial(getattr, home, name), arguments, id=f"{name}-{dtype}")
         menu = {tile for slices in (1, tiles.N_SLICES) for tile in tiles.menu(slices, dtype)}
         menu |= {tiles.TENSOR} if dtype == "float32" else set()
         for tile in sorted(menu):
@@ -106,6 +110,7 @@ def cases() -> Iterator[Any]:
         "end_step": (flat.end_step, (*NOW, TABLE, SUMS, SUMS, SUMS)),
         "start": (flat.start, (NUMBERS, whole, SUMS)),
         "next_batch": (flat.next_batch, (NUMBERS,)),
+        "go_on": (flat.go_on, (NUMBERS, whole)),
     }
     for name, (kernel, arguments) in once.items():
         yield pytest.param(functools.partial(lambda kernel: kernel, kernel), arguments, id=name)

@@ -94,12 +94,14 @@ class Session:
             whole, real = tables(self.rows)
             self.tables = cuda.to_device(whole), cuda.to_device(real)
         self.work = zeros(1 if self.walks else self.work_size, self.dtype)
-        self.sums = zeros(batch_size, np.float64)
+        self.sums, self.squares = zeros(batch_size, np.float64), zeros(self.squares.size, np.float64)
 
     def load(self, buffers: Buffers) -> None:
         """Copy a run's samples to the device; dense ones for which it has no room come in chunks, in their turn."""
         self.chunks = None
-        if not is_on_device(buffers.X) and buffers.X.size and not has_room(buffers.X.nbytes):
+        here, X = self.arrays.get("X"), buffers.X
+        has_place = here is not None and "X" not in self.borrowed and here.size >= X.size
+        if not is_on_device(X) and X.size and not has_place and not has_room(X.nbytes):
             for name in DATA:
                 self.arrays.pop(name, None)
             self.chunks = Chunks(buffers)

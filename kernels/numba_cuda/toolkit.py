@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import os
 import threading
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 if not hasattr(np, "row_stack"):  # NumPy 2.5 has it no more, and numba-cuda 0.30 asks for it
-    np.vstack = np.vstack
+    setattr(np, "row_stack", np.vstack)  # noqa: B010 - ruff would write vstack for the old name
 
 from numba import cuda as cuda
 from numba.cuda.cudadrv.error import CudaSupportError
@@ -21,10 +22,6 @@ DEFAULT_SHARED_BYTES = 46 * 1024
 
 IS_SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 """Whether kernels run as Python, one thread of a block after the other, without a GPU: slowly, for tests."""
-
-OLDEST_DRIVER = 12, 0
-"""Of CUDA, whose drivers have what numba-cuda asks for."""
-
 
 if not IS_SIMULATED:
     from numba.cuda.cudadrv.driver import binding, driver
@@ -111,7 +108,9 @@ class Graph:
         from cuda.core import LEGACY_DEFAULT_STREAM, Device
 
         self.launches, self.stream = launches, LEGACY_DEFAULT_STREAM
-        builder = Device(cuda.get_current_device().id).create_graph_builder()
+        device = Device(cuda.get_current_device().id)
+        device.set_current()  # for this thread
+        builder = device.create_graph_builder()
         builder.begin_building()
         for one in launches:
             one(builder)
@@ -120,6 +119,11 @@ class Graph:
     def launch(self) -> None:
         """Do all launches."""
         self.graph.launch(self.stream)
+
+
+def oldest_driver() -> tuple[int, int]:
+    """Return the version of CUDA whose drivers load what is compiled here: by its first number that of the bindings."""
+    return int(importlib.metadata.version("cuda-bindings").partition(".")[0]), 0
 
 
 @functools.cache
@@ -132,8 +136,8 @@ def why_not() -> str | None:
         n_devices = len(cuda.gpus)
     except CudaSupportError as error:
         return _cause(str(error))
-    if version < OLDEST_DRIVER:
-        found, wanted = ".".join(map(str, version)), ".".join(map(str, OLDEST_DRIVER))
+    if version < oldest_driver():
+        found, wanted = ".".join(map(str, version)), ".".join(map(str, oldest_driver()))
         return f"the NVIDIA driver is one of CUDA {found}; install a driver of CUDA {wanted} or newer"
     if n_devices == 0:
         return "the NVIDIA driver finds no GPU; see whether nvidia-smi lists one, and what CUDA_VISIBLE_DEVICES says"

@@ -75,10 +75,11 @@ def walk_kernel() -> Any:
             work[i] = 0
         cuda.syncthreads()
         for _ in range(n_steps):
-            n, s = rows_of_step(cursor, batch_size), cursor[STEP_NUMBER]
             now = 0, 1, cursor, batch_size
             with_room = 0, 1, room, cursor, batch_size
             for r in range(len(whole)):
+                # asked anew for each row: a gather that finds what is not finite ends the run before this step
+                n, s = rows_of_step(cursor, batch_size), cursor[STEP_NUMBER]
                 op, n_in, n_out = whole[r, OP], whole[r, N_IN], whole[r, N_OUT]
                 code, parameter, at_zero = whole[r, ACTIVATION], real[r, PARAMETER], real[r, AT_ZERO]
                 a_prev, a, delta, weights, bias = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -99,3 +100,11 @@ def test_an_estimator_learns() -> None:
     with pytest.warns(UserWarning, match="Maximum iterations"):
         theirs = fastbp.MLPClassifier(**options, backend="numba").fit(X, y)
     np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-3)
+
+
+def test_fits_in_other_threads() -> None:
+    """The second thread finds a GPU that the first one began to use."""
+    expected, _ = trained("mnist32", "cuda")
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(trained, "mnist32", "cuda") for _ in range(2)]:
+            assert future.result()[0] == expected

@@ -205,3 +205,22 @@ def test_a_precision_is_asked_for_by_name() -> None:
         fastbp.Trainer(net, backend="numpy", precision="tf32")
     with pytest.raises(ValueError, match="the network's dtype is float64"):
         fastbp.Trainer(fastbp.Network(SIZES, dtype="float64"), backend="cuda", precision="tf32")
+
+
+@pytest.mark.parametrize("column", [0, -1])
+@pytest.mark.parametrize("walked", [True, False])
+def test_a_step_on_a_sample_that_is_not_finite_changes_nothing(
+    walked: bool, column: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not walked:
+        monkeypatch.setattr("fastbp.kernels.numba_cuda.runs.MOST_WALKED_FLOPS", 0)
+    X, y = data()
+    net = fastbp.Network(SIZES, dtype="float32", random_state=0)
+    trainer = fastbp.Trainer(net, backend="cuda", random_state=0)
+    trainer.step(X[0], y[0])
+    before = net.parameters.copy()
+    X[1, column] = np.nan
+    with pytest.raises(ValueError, match="leave this sample out"):
+        trainer.step(X[1], y[1])
+    np.testing.assert_array_equal(net.parameters, before)
+    assert trainer.step(X[2], y[2]) > 0
