@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -25,6 +27,9 @@ import source_checks  # noqa: E402
 COMPILED = tuple(name for name in kernels.MODULES if name in kernels.AUTO_ORDER)
 """The backends that run without Python between steps: what users get."""
 
+TESTS = Path(__file__).parent
+IS_SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+
 HOST = tuple(name for name in kernels.MODULES if name != "cuda")
 """The backends that need no GPU; the other one is tested in simulated/ and in test_cuda_ptx.py."""
 
@@ -41,8 +46,32 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "exhaustive: thousands of mixes; run with -m exhaustive")
 
 
+def _why_not_simulated() -> str | None:
+    """Return why the tests of simulated/ are skipped. The simulator is chosen when numba-cuda is first imported."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        return "the package numba-cuda is missing; pip install 'fastbp[cuda]'"
+    if not IS_SIMULATED:
+        return "kernels are simulated in a process of their own: NUMBA_ENABLE_CUDASIM=1 pytest tests/simulated"
+    return None
+
+
+def _why_not_on_a_gpu() -> str | None:
+    """Return why the tests of gpu/ are skipped."""
+    if IS_SIMULATED:
+        return "the simulator is no GPU"
+    state = kernels.backends()["cuda"]
+    return None if state == kernels.AVAILABLE else state
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the exhaustive tests out unless the selection names them."""
+    """Skip what this machine or process cannot run; leave the exhaustive tests out unless the selection names them."""
+    folders = {"simulated": _why_not_simulated, "gpu": _why_not_on_a_gpu}
+    for folder, why_not in folders.items():
+        for item in (item for item in items if item.path.parent == TESTS / folder):
+            if folder == "gpu":
+                item.add_marker(pytest.mark.gpu)
+            if (reason := why_not()) is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
     if "exhaustive" in config.option.markexpr:
         return
     left_out = [item for item in items if item.get_closest_marker("exhaustive")]

@@ -17,6 +17,13 @@ from test_operations import ACTIVATIONS, DTYPES, KEPT, OPTIMIZERS
 
 from fastbp import kernels
 
+
+@pytest.fixture(params=["cuda"], scope="session")
+def backend_name(request: pytest.FixtureRequest) -> str:
+    """The name of the backend of this folder's tests."""
+    return str(request.param)
+
+
 SHAPES = ((1, 1, 1), (5, 4, 3), (9, 18, 6), (3, 33, 7))
 """Batch, inputs, outputs: one, less than a vector or a tile, more than one."""
 
