@@ -1,6 +1,6 @@
 """How a block's threads share work, and sums over them in an order that is always the same.
 
-A block is `ROWS` teams of `LANES` threads. A team takes a row of a matrix, its lanes the columns; where columns are
+A block is `TEAMS` teams of `LANES` threads. A team takes a row of a matrix, its lanes the columns; where columns are
 summed, a lane takes a column and the teams its rows. All threads of a block come to every meeting. ``room`` is shared
 memory for `THREADS` numbers of float64, which kernels have and hand down: two device functions with shared arrays of
 their own cannot be linked into one kernel twice.

@@ -12,6 +12,9 @@ from .vectors import VECTOR_BYTES, copy_vector_later, load_vector, round_tf32, s
 ALIGNMENT = None if IS_SIMULATED else VECTOR_BYTES
 """Of shared memory, which vectors are loaded from."""
 
+SLICE_GRAIN = 16
+"""The slices of a product are multiples of so many terms."""
+
 
 def n_loads(V: int, width: int, depth: int, threads: int) -> int:
     """Return how many vectors of a stage a thread loads."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from numba import float32
 
-from .stages import ALIGNMENT, loader, n_loads
+from .stages import ALIGNMENT, SLICE_GRAIN, loader, n_loads
 from .toolkit import cuda, device
 from .vectors import A_PARTS, B_PARTS, C_PARTS, VECTOR_BYTES, WARP, add_by_tensor_cores
 
@@ -37,7 +37,6 @@ def tensor_accumulator(tile: Tile, a_by_terms: bool, b_by_terms: bool) -> Any:
     SUMS = PRODUCTS_DOWN * PRODUCTS_ACROSS * C_PARTS
     SHARED, WARPS_ACROSS = max(2 * (A_STAGE + B_STAGE), BM * BN), BN // (PRODUCTS_ACROSS * ACROSS)
     A_OWN, B_OWN = PRODUCTS_DOWN * A_PARTS, PRODUCTS_ACROSS * B_PARTS
-    SLICE_GRAIN = 16
 
     load_a, keep_a = loader(V, BM, BK, THREADS, A_LINE, a_by_terms, "rounded")
     load_b, keep_b = loader(V, BN, BK, THREADS, B_LINE, b_by_terms, "rounded")

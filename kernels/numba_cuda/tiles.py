@@ -10,14 +10,12 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from .stages import ALIGNMENT, loader, n_loads
+from .stages import ALIGNMENT, SLICE_GRAIN, loader, n_loads
 from .tensor import tensor_accumulator
 from .toolkit import IS_SIMULATED, cuda, device
 from .vectors import VECTOR_BYTES, load_vector, wait_for_copies
 
 N_SLICES = 4
-SLICE_GRAIN = 16
-"""Slices are multiples of so many terms."""
 
 MANY_WEIGHTS = 2**20
 """Layers with so many have tiles enough for every processor, and one slice."""
