@@ -179,10 +179,16 @@ class _Builder:
         self.add(Op.DROPOUT, activation, a=self.a[index], saved=saved, **fields)
         self.known[index] = KEPT, saved
 
-    def output_delta(self, loss: LossFunction) -> None:
-        """Add the loss and the error at the output."""
-        self.delta = [NONE, *(self.place(size) for size in self.layout.layer_sizes[1:])]
+    def output_delta(self, loss: LossFunction, *, classes: bool) -> None:
+        """Add the loss and the error at the output.
+
+        The error for a class is the output but for one unit of a sample, and takes its place. In online learning the
+        next sample's output is formed while the error is still in use.
+        """
         activation, n_out = self.activations[-1], self.layout.layer_sizes[-1]
+        in_place = classes and loss.code == Loss.CROSS_ENTROPY and self.batch_size > 1
+        self.delta = [NONE, *(self.place(size) for size in self.layout.layer_sizes[1:-1])]
+        self.delta.append(self.a[-1] if in_place else self.place(n_out))
         at_once = is_pair(loss.code, activation.code) or activation.code == Activation.IDENTITY
         at_once = at_once or (loss.code == Loss.SQUARED_ERROR and not activation.is_kept)
         losses = {"loss": loss.code, "loss_function": loss.function}
@@ -363,7 +369,7 @@ def _step_plan(
     builder.gather(data, barrier=0)
     builder.gather_targets(data)
     builder.training_forward(dropout)
-    builder.output_delta(loss if isinstance(loss, LossFunction) else LossFunction(loss))
+    builder.output_delta(loss if isinstance(loss, LossFunction) else LossFunction(loss), classes=data.classes)
     everything = {"W": 0, "n_in": layout.size}
     if clips_norm:
         builder.backward(NONE)

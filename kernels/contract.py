@@ -255,7 +255,7 @@ PLAN_ROW = np.dtype(
         ("weight", np.int64),  # offset in work: sample weights of the batch, (B,), or NONE
         ("W", np.int64),  # offset in params, grads, m, v: weights, (I, O); BATCH_NORM: gamma
         ("b", np.int64),  # offset in params, grads, m, v: bias, (O,), or NONE; BATCH_NORM: beta
-        ("delta", np.int64),  # offset in work: d loss / d z of this layer, (B, O)
+        ("delta", np.int64),  # offset in work: d loss / d z of this layer, (B, O); that of a, if it comes in its place
         ("delta_prev", np.int64),  # offset in work: d loss / d z of the layer below, (B, I)
         ("mean", np.int64),  # offset in params: running mean, (O,)
         ("variance", np.int64),  # offset in params: running variance, (O,)

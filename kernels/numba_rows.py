@@ -422,17 +422,22 @@ def output_panel(n, width, n_rows, activation, loss, a, y, weight, delta):
 
 @primitive("diiipppp")
 def output_classes(n, width, n_rows, a, classes, weight, delta):
-    """Do the same for a cross-entropy whose delta is a - y; numbers of classes stand in place of targets."""
-    result = 0.0
+    """Do the same for a cross-entropy whose delta is a - y; numbers of classes stand in place of targets.
+
+    That is weight a everywhere, and weight (a - 1) where a sample's class is: little, if delta comes in place of a.
+    """
+    result, p = 0.0, stack_vectors(a)
     for r in range(0, width, lanes(a)):
         weights = splat(1, a) if is_null(weight) else load_whole(weight, r)
-        p, number = splat(1, a), load_whole(classes, r)
-        for j in range(n):
-            a_j = load_whole(a, j * pitch(a) + r)
-            is_class = number == j
-            p = choose(is_class, a_j, p)
-            store_whole(delta, j * pitch(a) + r, weights * choose(is_class, a_j - 1, a_j))
-        total = losses_of(Loss.CROSS_ENTROPY, p, splat(1, a))
+        for sample in range(r, r + lanes(a)):
+            store(p, sample - r, load(a, int(load(classes, sample)) * pitch(a) + sample))
+        if not is_null(weight) or address_of(delta) != address_of(a):
+            for here in range(r, n * pitch(a), pitch(a)):
+                store_whole(delta, here, weights * load_whole(a, here))
+        for sample in range(r, r + lanes(a)):
+            factor = 1.0 if is_null(weight) else load(weight, sample)
+            store(delta, int(load(classes, sample)) * pitch(a) + sample, factor * (load(p, sample - r) - 1))
+        total = losses_of(Loss.CROSS_ENTROPY, load_whole(p, 0), splat(1, a))
         result += sum_lanes(first_lanes(weights * total, n_rows - r, 0))
     return result
 

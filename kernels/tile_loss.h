@@ -118,19 +118,22 @@ static double output_panel(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, const
     return 0;
 }
 
+/* delta = weight a everywhere, and weight (a - 1) where a sample's class is: little, if it comes in place of a. */
 static double output_classes(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, const void *a, const void *classes,
                              const void *weight, void *delta) {
+    const REAL *a_of = a, *class = classes, *weight_of = weight;
+    REAL *delta_of = delta, p[LANES];
     double sum = 0;
     for (ptrdiff_t r = 0; r < width; r += LANES) {
-        const vec weights = weight ? load((const REAL *)weight + r) : splat(1), class = load((const REAL *)classes + r);
-        vec p = splat(1);
-        for (ptrdiff_t j = 0; j < n; j++) {
-            const vec a_j = load((const REAL *)a + j * PITCH + r);
-            const bits is_class = class == splat((REAL)j);
-            p = choose(is_class, a_j, p);
-            store((REAL *)delta + j * PITCH + r, weights * choose(is_class, a_j - 1, a_j));
-        }
-        sum += sum_lanes(first_lanes(weights * losses(CROSS_ENTROPY, p, splat(1)), n_rows - r, 0));
+        const vec weights = weight ? load(weight_of + r) : splat(1);
+        for (ptrdiff_t sample = r; sample < r + LANES; sample++)
+            p[sample - r] = a_of[(ptrdiff_t)class[sample] * PITCH + sample];
+        if (weight || delta != a)
+            for (ptrdiff_t here = r; here < n * PITCH; here += PITCH)
+                store(delta_of + here, weights * load(a_of + here));
+        for (ptrdiff_t sample = r; sample < r + LANES; sample++)
+            delta_of[(ptrdiff_t)class[sample] * PITCH + sample] = (weight ? weight_of[sample] : 1) * (p[sample - r] - 1);
+        sum += sum_lanes(first_lanes(weights * losses(CROSS_ENTROPY, load(p), splat(1)), n_rows - r, 0));
     }
     return sum;
 }

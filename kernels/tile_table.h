@@ -220,7 +220,8 @@ typedef struct {
     double (*output_panel)(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, const Activation *activation, int loss,
                            const void *a, const void *y, const void *weight, void *delta);
 
-    /* The same for a cross-entropy whose delta is a - y; numbers of classes stand in place of targets. */
+    /* The same for a cross-entropy whose delta is a - y; numbers of classes stand in place of targets, and delta may in
+     * that of a. */
     double (*output_classes)(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, const void *a, const void *classes,
                              const void *weight, void *delta);
 

@@ -62,7 +62,8 @@ class PlanByHand:
             rng.standard_normal((2 * self.batch_size, n_outputs)),
         )
         csr = np.empty(0), np.empty(0, np.int32), np.empty(0, np.int64)
-        return Buffers(X, *csr, y, np.empty(0, np.int64), np.empty((0, 1)), **written), borders
+        classes, sample_weight = rng.integers(0, n_outputs, len(X)), rng.uniform(0.5, 2, (len(X), 1))
+        return Buffers(X, *csr, y, classes, sample_weight, **written), borders
 
     def train(self, backend: kernels.Backend, n_inputs: int, n_outputs: int) -> dict[str, NDArray[Any]]:
         """Do two steps; return what they leave in all buffers but the backend's own."""
@@ -221,6 +222,37 @@ def online() -> PlanByHand:
 def test_an_online_plan_is_one(backend: kernels.Backend) -> None:
     wanted = online().train(kernels.backend("numpy"), 4, 4)
     assert_allclose(online().train(backend, 4, 4)["params"], wanted["params"], rtol=1e-12)
+
+
+def classifier(batch_size: int, *, in_place: bool, weighted: bool) -> PlanByHand:
+    """Return a step of one layer with a softmax, whose error has a place of its own or that of the outputs."""
+    plan, (n_in, n_out) = PlanByHand(batch_size), (5, 21)
+    x, a, y, delta, weight = (plan.matrix(n) for n in (n_in, n_out, n_out, n_out, 1))
+    delta, weight = a if in_place else delta, weight if weighted else NONE
+    layer = {"n_in": n_in, "n_out": n_out, "a_prev": x, "W": plan.parameters(n_in * n_out), "b": plan.parameters(n_out)}
+    plan.add(Op.GATHER_ROWS, source=Source.X, n_out=n_in, a=x)
+    plan.add(Op.GATHER_CLASSES, source=Source.Y, n_out=n_out, a=y)
+    if weighted:
+        plan.add(Op.GATHER_ROWS, source=Source.SAMPLE_WEIGHT, n_out=1, a=weight)
+    softmax = {"activation": Activation.SOFTMAX, "n_out": n_out, "a": a}
+    plan.add(Op.LINEAR_FORWARD, **{**layer, **softmax})
+    plan.add(Op.OUTPUT_DELTA, **softmax, y=y, weight=weight, delta=delta, loss=Loss.CROSS_ENTROPY)
+    plan.add(Op.LINEAR_UPDATE, **layer, delta=delta, optimizer=Optimizer.SGD)
+    return plan
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("batch_size", [2, 7, 16, 31, 50])
+def test_the_error_for_classes_may_take_the_place_of_the_outputs(
+    backend: kernels.Backend, batch_size: int, weighted: bool
+) -> None:
+    wanted = classifier(batch_size, in_place=False, weighted=weighted).train(kernels.backend("numpy"), 5, 21)
+    apart, found = (
+        classifier(batch_size, in_place=in_place, weighted=weighted).train(backend, 5, 21) for in_place in (False, True)
+    )
+    assert_allclose(found["params"], wanted["params"], rtol=1e-12)
+    assert_allclose(found["losses"], wanted["losses"], rtol=1e-12)
+    assert found["params"].tobytes() == apart["params"].tobytes()
 
 
 NOT_ONLINE = [

@@ -35,7 +35,7 @@ def output_delta(
         [eps, 1 - eps], eps that of T. Poisson (exp): sum_k y_k log(y_k / a_k) - y_k + a_k. Custom (identity):
         sum_k f(a_k, y_k).
     delta : ndarray of shape (B, O), dtype T
-        Written. With the pairs in parentheses it is w (a - y).
+        Written. With the pairs in parentheses it is w (a - y), and with classes of a cross-entropy it may be ``a``.
     n_threads : int
 
     Returns
@@ -48,15 +48,15 @@ def output_delta(
     P&P (1)(5), Porr (3)(4), Cheng (6c)(6d)(8a), Book 4.4. Cheng's (6d) and (8a) hold for elementwise activations only;
     softmax with squared error goes through its full Jacobian (Cheng table 1).
     """
-    np.subtract(a, y, out=delta)
     code = loss["code"][0]
     if code == Loss.SQUARED_ERROR:
+        np.subtract(a, y, out=delta)
         per_sample = 0.5 * np.square(delta, dtype=np.float64).sum(axis=1)
         through_activation(a, activation[0], delta)
     else:
         per_sample = log_loss(a, y, code)
-        if activation["code"][0] == Activation.IDENTITY:
-            delta[...] = loss_derivative(a, y, code)
+        is_pair = activation["code"][0] != Activation.IDENTITY
+        delta[...] = a - y if is_pair else loss_derivative(a, y, code)
     if sample_weight.size:
         per_sample = per_sample * sample_weight
         delta *= sample_weight[:, None]
