@@ -82,6 +82,13 @@ def _classes_on_device(y: Any, n: int, n_outputs: int) -> Any:
     return foreign.converted(y, np.dtype(np.int64))
 
 
+def as_device_array(array: Any) -> Any:
+    """Return an array that lies on a GPU, whoever made it, as Numba's: its dtype is one of NumPy's."""
+    from .kernels.numba_cuda import foreign
+
+    return foreign.as_device_array(array)
+
+
 def on_host(array: Any) -> NDArray[Any]:
     """Return an array in the host's memory."""
     if not is_on_device(array):

@@ -11,6 +11,7 @@ import functools
 import logging
 import warnings
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -38,7 +39,7 @@ from .activations import (
     from_plain,
     is_custom,
 )
-from .data import as_features, is_plain, is_ready, label_matrix
+from .data import as_device_array, as_features, is_plain, is_ready, label_matrix, on_host
 from .fitted import (
     BATCH_NORM,
     NAMES,
@@ -50,10 +51,11 @@ from .fitted import (
     layout_of,
     views_of,
 )
-from .kernels import ActivationFunction, Loss
+from .gpu import CUDA, as_device, as_precision, check_precision, on_device
+from .kernels import ActivationFunction, Loss, is_on_device
 from .layers import BatchNorm, Dropout, as_batch_norm, as_dropout
 from .layout import Layout
-from .plan import aligned_empty, check_steps
+from .plan import ON_A_GPU, aligned_empty, check_steps
 from .progress import EpochProgress
 from .run import NonFinite, forward
 from .solvers import (
@@ -89,12 +91,16 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         "backend": [StrOptions({"auto", *kernels.MODULES})],
         "n_threads": [None, Interval(Integral, 1, None, closed="left")],
         "progress": ["boolean"],
+        "device": [None, Interval(Integral, 0, None, closed="left")],
+        "precision": [None, StrOptions({"tf32"})],
     }
     batch_norm: Any
     dropout: Any
     backend: str
     n_threads: int | None
     progress: bool
+    device: int | None
+    precision: str | None
     coefs_: list[NDArray[Any]]
     intercepts_: list[NDArray[Any]]
     _no_improvement_count: int
@@ -103,14 +109,25 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> NDArray[Any]:
         """Return the outputs of the network for X of shape (n, I)."""
-        if check_input:
+        with self._on_device():
+            return self._outputs(X, check_input)
+
+    def _outputs(self, X: Any, check_input: bool) -> NDArray[Any]:
+        is_there = is_on_device(X)
+        if is_there:
+            X = as_device_array(X)
+        elif check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         layout = layout_of(self)
         parameters = arrays_of(self, layout)
         dtype = kernel_dtype(X, parameters)
-        data = as_features(X, dtype, layout.layer_sizes[0], check=False)
+        data = as_features(X, dtype, layout.layer_sizes[0], check=is_there)
         backend, params = self._kernels(), as_flat(parameters, dtype)
         return forward(backend, layout, self._activations(layout, dtype), params, data, self.n_threads)
+
+    def _on_device(self) -> AbstractContextManager[Any]:
+        """Take the GPU and the precision that were asked for, for as long as this lasts."""
+        return on_device(as_device(self.device, self.backend), as_precision(self.precision, self.backend))
 
     def _kernels(self) -> kernels.Backend:
         return kernels.backend(self.backend, custom=is_custom(self.activation))
@@ -148,7 +165,8 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
                 "choose solver='adam' or solver='sgd'"
             )
         try:
-            super()._fit(X, y, *rest, **options)
+            with self._on_device():
+                super()._fit(X, y, *rest, **options)
         except NonFinite:
             self.__dict__ = before
             check_array(X, input_name="X", estimator=self)  # says which of the two, in scikit-learn's words
@@ -181,7 +199,11 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
 
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, NDArray[Any]]:
         """Return X and y validated; steps that batch normalisation or dropout cannot take are refused."""
-        X, y = self._validated(X, y, incremental, reset)
+        if is_on_device(X):
+            X, y = self._validated_on_device(X, y, incremental, reset)
+        else:
+            X, y = self._validated(X, y, incremental, reset)
+        check_precision(self.precision, X.dtype, "X")
         batch_size = batch_size_for(self.batch_size, X.shape[0])
         check_steps(*self._between_layers(), batch_size, sparse=scipy.sparse.issparse(X))
         return X, y
@@ -194,6 +216,18 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
             if targets is not None:
                 return X, targets
         return super()._validate_input(X, y, incremental, reset)
+
+    def _validated_on_device(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, NDArray[Any]]:
+        """Return samples on a GPU as they are, and their targets on the host; scikit-learn looks at zeros like them."""
+        if self.backend != CUDA:
+            raise TypeError(ON_A_GPU.format(self.backend))
+        if self.solver == "lbfgs" or self.early_stopping:
+            what = "solver='lbfgs'" if self.solver == "lbfgs" else "early_stopping=True"
+            raise ValueError(f"X lies on a GPU, and {what} works on samples of the host; pass a copy that lies there")
+        X = as_device_array(X)
+        X = as_features(X, kernel_dtype(X, []))["X"]
+        alike = np.broadcast_to(np.zeros(1, X.dtype), X.shape)
+        return X, super()._validate_input(alike, on_host(y), incremental, reset)[1]
 
     def _checks_while_fitting(self, X: Any) -> bool:
         """Tell whether kernels will look for NaN and infinity in all of X, working on copies of the parameters."""
@@ -468,14 +502,21 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
 
     @classmethod
     def from_sklearn(
-        cls, estimator: Any, *, backend: str = "auto", n_threads: int | None = None, progress: bool = False
+        cls,
+        estimator: Any,
+        *,
+        backend: str = "auto",
+        n_threads: int | None = None,
+        progress: bool = False,
+        device: int | None = None,
+        precision: str | None = None,
     ) -> Self:
         """Return this estimator with the parameters and, if fitted, the state of a scikit-learn one.
 
         Parameters
         ----------
         estimator : sklearn.neural_network.MLPClassifier or MLPRegressor
-        backend, n_threads, progress
+        backend, n_threads, progress, device, precision
             As of this class.
 
         Raises
@@ -490,6 +531,7 @@ class _KernelMLP(original.BaseMultilayerPerceptron):
         params = estimator.get_params(deep=False)
         shared = {name: params[name] for name in original_class(cls)._get_param_names()}
         own = {"backend": backend, "n_threads": n_threads, "progress": progress}
+        own |= {"device": device, "precision": precision}
         return _copy_state(estimator, cls(**shared, **own), params.keys() - shared)
 
 
@@ -497,7 +539,7 @@ class MLPClassifier(_KernelMLP, original.MLPClassifier):
     """scikit-learn's `sklearn.neural_network.MLPClassifier`, trained by fastbp's kernels.
 
     Every parameter, attribute and method is scikit-learn's; with the same ``random_state`` the numbers agree to
-    rounding. Five parameters, by keyword only, are new.
+    rounding. Seven parameters, by keyword only, are new.
 
     Parameters
     ----------
@@ -511,12 +553,18 @@ beta_1, beta_2, epsilon, n_iter_no_change, max_fun
     dropout : float, Dropout, or a list with a float for each hidden layer, default=None
         Probability, in (0, 1], that a unit of a hidden layer is *kept* in a step of training: see `fastbp.Dropout`. Not
         with L-BFGS.
-    backend : {"auto", "cython", "numba", "numpy"}, default="auto"
-        What computes: ``"auto"`` is cython if it is built, else numba, which alone has custom activations.
+    backend : {"auto", "cython", "numba", "cuda", "numpy"}, default="auto"
+        What computes: ``"auto"`` is cython if it is built, else numba, which alone of them has custom activations.
+        ``"cuda"``, a GPU, is taken only where it is asked for; X may then lie there.
     n_threads : int, default=None
         The most threads to take; None: as many as the system and its settings allow.
     progress : bool, default=False
         Show epochs, loss and time left on a terminal or in a notebook.
+    device : int, default=None
+        The GPU's number, with ``backend="cuda"``; None: the one in use.
+    precision : {"tf32"}, default=None
+        ``"tf32"``: float32 products of large layers on a GPU's tensor cores, whose factors have 10 bits. None: float32
+        or float64, as X is.
 
     Attributes
     ----------
@@ -565,6 +613,8 @@ beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         backend: str = "auto",
         n_threads: int | None = None,
         progress: bool = False,
+        device: int | None = None,
+        precision: str | None = None,
     ) -> None:
         super().__init__(
             hidden_layer_sizes=hidden_layer_sizes,
@@ -593,6 +643,7 @@ beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         )
         self.batch_norm, self.dropout = batch_norm, dropout
         self.backend, self.n_threads, self.progress = backend, n_threads, progress
+        self.device, self.precision = device, precision
 
     def _plain_targets(self, y: Any, n: int) -> NDArray[Any] | None:
         if self._label_binarizer.y_type_ not in ("binary", "multiclass"):
@@ -604,7 +655,7 @@ class MLPRegressor(_KernelMLP, original.MLPRegressor):
     """scikit-learn's `sklearn.neural_network.MLPRegressor`, trained by fastbp's kernels.
 
     Every parameter, attribute and method is scikit-learn's; with the same ``random_state`` the numbers agree to
-    rounding. Five parameters, by keyword only, are new.
+    rounding. Seven parameters, by keyword only, are new.
 
     Parameters
     ----------
@@ -618,12 +669,18 @@ validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
     dropout : float, Dropout, or a list with a float for each hidden layer, default=None
         Probability, in (0, 1], that a unit of a hidden layer is *kept* in a step of training: see `fastbp.Dropout`. Not
         with L-BFGS.
-    backend : {"auto", "cython", "numba", "numpy"}, default="auto"
-        What computes: ``"auto"`` is cython if it is built, else numba, which alone has custom activations.
+    backend : {"auto", "cython", "numba", "cuda", "numpy"}, default="auto"
+        What computes: ``"auto"`` is cython if it is built, else numba, which alone of them has custom activations.
+        ``"cuda"``, a GPU, is taken only where it is asked for; X may then lie there.
     n_threads : int, default=None
         The most threads to take; None: as many as the system and its settings allow.
     progress : bool, default=False
         Show epochs, loss and time left on a terminal or in a notebook.
+    device : int, default=None
+        The GPU's number, with ``backend="cuda"``; None: the one in use.
+    precision : {"tf32"}, default=None
+        ``"tf32"``: float32 products of large layers on a GPU's tensor cores, whose factors have 10 bits. None: float32
+        or float64, as X is.
 
     Attributes
     ----------
@@ -679,6 +736,8 @@ validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         backend: str = "auto",
         n_threads: int | None = None,
         progress: bool = False,
+        device: int | None = None,
+        precision: str | None = None,
     ) -> None:
         super().__init__(
             loss=loss,
@@ -708,6 +767,7 @@ validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         )
         self.batch_norm, self.dropout = batch_norm, dropout
         self.backend, self.n_threads, self.progress = backend, n_threads, progress
+        self.device, self.precision = device, precision
 
 
 @functools.cache

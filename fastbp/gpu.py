@@ -1,10 +1,14 @@
-"""Whether there is a GPU that fastbp can use."""
+"""Whether there is a GPU that fastbp can use, and the choice of one."""
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import numpy as np
 
 from . import kernels
+from .ranges import check_choice, check_whole
 
 CUDA = "cuda"
 
@@ -33,6 +37,60 @@ def require_gpu() -> None:
         With the cause (no package, no driver, one that is too old, no device) and what to do.
     """
     kernels.backend(CUDA)
+
+
+def as_device(device: Any, backend: str) -> int | None:
+    """Return a GPU's number, checked: None stands for the one in use.
+
+    Parameters
+    ----------
+    device : int or None
+    backend : str
+        What is to compute there.
+
+    Raises
+    ------
+    ValueError
+        If the backend computes on the CPU, or there is no such GPU.
+    """
+    if device is None:
+        return None
+    if backend != CUDA:
+        raise ValueError(f"device is {device!r}, but backend {backend!r} computes on the CPU; pass backend='cuda'")
+    check_whole("device", device, 0)
+    n_devices = kernels.backend(CUDA).module.n_devices()
+    if device >= n_devices:
+        raise ValueError(f"device is {device}, but GPUs are numbered 0 to {n_devices - 1} here; pass one of these")
+    return int(device)
+
+
+def as_precision(precision: Any, backend: str) -> str | None:
+    """Return a precision of products, checked: None stands for that of the parameters.
+
+    Raises
+    ------
+    ValueError
+        If it is unknown, or the backend computes on the CPU.
+    """
+    if precision is None:
+        return None
+    check_choice("precision", precision, ("tf32",))
+    if backend != CUDA:
+        raise ValueError(f"precision is {precision!r}, which tensor cores have; pass backend='cuda', or leave it out")
+    return str(precision)
+
+
+def check_precision(precision: str | None, dtype: Any, what: str) -> None:
+    """Refuse a precision of products that is not one of ``dtype``, which is ``what``."""
+    if precision is not None and dtype != np.float32:
+        raise ValueError(f"precision is {precision!r}, but {what} is {dtype}; make one of dtype='float32'")
+
+
+def on_device(device: int | None, precision: str | None) -> AbstractContextManager[Any]:
+    """Let this thread's runs on backend ``"cuda"`` take a GPU and a precision, for as long as this lasts."""
+    if device is None and precision is None:
+        return nullcontext()
+    return cast(AbstractContextManager[Any], kernels.backend(CUDA).module.on_device(device, precision or ""))
 
 
 def describe() -> dict[str, Any]:

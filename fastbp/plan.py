@@ -33,6 +33,11 @@ from .losses import is_pair
 IDENTITY, KEPT = activation_function(Activation.IDENTITY), activation_function(Activation.KEPT)
 
 
+ON_A_GPU = (
+    "samples lie on a GPU, where backend {!r} cannot reach them; pass backend='cuda', or a copy that lies on the host"
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """A compiled plan and the workspace it needs.
@@ -441,10 +446,7 @@ def run_buffers(
         ``work`` and ``scratch`` of a run that has ended, taken where they fit: new memory may cost more than a run.
     """
     if backend.name != "cuda" and any(is_on_device(data[name]) for name in ("X", "classes")):
-        raise TypeError(
-            f"samples lie on a GPU, where backend {backend.name!r} cannot reach them; pass backend='cuda', or a copy "
-            "that lies on the host"
-        )
+        raise TypeError(ON_A_GPU.format(backend.name))
     dtype = state["params"].dtype
     unused = state["params"][:0]
     state = {name: state.get(name, unused) for name in ("params", "grads", "m", "v", "average")}

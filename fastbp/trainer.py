@@ -6,8 +6,8 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, cast
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from . import kernels
 from .callbacks import Callback, History, TrainingState
 from .class_weight import weigh_classes
 from .data import as_features, as_sample_weight, as_targets, is_ready, is_sparse, n_samples, on_host
+from .gpu import as_device, as_precision, check_precision, on_device
 from .kernels import LossFunction
 from .losses import CustomLoss, as_loss, loss_function
 from .network import Fixed, Network
@@ -137,10 +138,8 @@ class Trainer(Fixed):
         self._is_custom = network.is_custom or isinstance(self.loss, CustomLoss)
         self.backend = kernels.backend(backend, custom=self._is_custom).name
         self.n_threads = None if n_threads is None else kernels.check_n_threads(n_threads)
-        self.device, self.precision = (
-            _as_device(device, self.backend),
-            _as_precision(precision, self.backend, network.dtype),
-        )
+        self.device, self.precision = as_device(device, self.backend), as_precision(precision, self.backend)
+        check_precision(self.precision, network.dtype, "the network's dtype")
         self.random_state = _as_generator(random_state)
         self._drops = any(p < 1 for p in network.dropout)
         self._seed = int(self.random_state.integers(2**53)) if self._drops else 0  # of all masks
@@ -258,7 +257,7 @@ class Trainer(Fixed):
         self._check_writeable()
         with ExitStack() as ends:
             workspace = ends.enter_context(self._workspace())
-            ends.enter_context(self._on_device())
+            ends.enter_context(on_device(self.device, self.precision))
             if callbacks or on_the_way:  # they look at the moments; a run that is given up finds them as they were
                 self._sync_last()
             if self.n_steps == 0 and self.average.size:
@@ -324,7 +323,7 @@ class Trainer(Fixed):
                 "unit='step' to it, or the samples to fit"
             )
         values = {"l2": alpha, **self._step_values(1, None)}
-        with self._workspace() as workspace, self._on_device():
+        with self._workspace() as workspace, on_device(self.device, self.precision):
             stream = self._stream_with(x, y, workspace)
             if self.n_steps == 0 and self.average.size:
                 self.average[...] = self.network.parameters
@@ -438,12 +437,6 @@ class Trainer(Fixed):
             yield workspace
         finally:
             self._workspaces.append(workspace)
-
-    def _on_device(self) -> AbstractContextManager[Any]:
-        """Take the GPU and the precision that were asked for, for as long as this lasts."""
-        if self.device is None and self.precision is None:
-            return nullcontext()
-        return cast(AbstractContextManager[Any], self._kernels.module.on_device(self.device, self.precision or ""))
 
     def _rewind(self) -> Callable[[], None]:
         """Return what sets the steps done, and the generator of the samples' order, to what they are now."""
@@ -647,29 +640,6 @@ def _check_fit(epochs: int, alpha: float, reduction: str) -> None:
     check_whole("epochs", epochs, 1)
     check_range("alpha", alpha, 0, np.inf, open_high=True)
     check_choice("reduction", reduction, ("mean", "sum"))
-
-
-def _as_device(device: Any, backend: str) -> int | None:
-    if device is None:
-        return None
-    if backend != "cuda":
-        raise ValueError(f"device is {device!r}, but backend {backend!r} computes on the CPU; pass backend='cuda'")
-    check_whole("device", device, 0)
-    n_devices = kernels.backend("cuda").module.n_devices()
-    if device >= n_devices:
-        raise ValueError(f"device is {device}, but GPUs are numbered 0 to {n_devices - 1} here; pass one of these")
-    return int(device)
-
-
-def _as_precision(precision: Any, backend: str, dtype: Any) -> str | None:
-    if precision is None:
-        return None
-    check_choice("precision", precision, ("tf32",))
-    if backend != "cuda":
-        raise ValueError(f"precision is {precision!r}, which tensor cores have; pass backend='cuda', or leave it out")
-    if dtype != np.float32:
-        raise ValueError(f"precision is {precision!r}, but the network's dtype is {dtype}; make one of dtype='float32'")
-    return str(precision)
 
 
 def _as_batch_size(batch_size: Any) -> int | str:

@@ -78,6 +78,66 @@ def test_an_estimator_learns() -> None:
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:Maximum iterations")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_estimator_takes_samples_on_the_device(dtype: str) -> None:
+    from numba import cuda
+
+    X, y = data()
+    X, there = X.astype(dtype), cuda.to_device(X.astype(dtype))
+    options: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 2, "batch_size": 4, "random_state": 0}
+    kinds: list[tuple[Any, Any, str]] = [
+        (fastbp.MLPClassifier, y, "predict_proba"),
+        (fastbp.MLPRegressor, X[:, :2] * 2, "predict"),
+    ]
+    for kind, targets, predict in kinds:
+        here = kind(**options, backend="cuda").fit(X, targets)
+        ours = kind(**options, backend="cuda", device=0).fit(there, cuda.to_device(targets))
+        assert ours.n_features_in_ == X.shape[1]
+        assert ours.loss_curve_ == here.loss_curve_
+        np.testing.assert_array_equal(getattr(ours, predict)(there), getattr(here, predict)(X))
+        assert ours.coefs_[0].dtype == dtype
+        ours.partial_fit(there, targets)
+        with pytest.raises(ValueError, match="X has 4 features, but"):
+            ours.predict(cuda.to_device(X[:, :4].copy()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"solver": "lbfgs"}, "solver='lbfgs' works on samples of the host"),
+        ({"early_stopping": True}, "early_stopping=True works on samples of the host"),
+        ({"backend": "numpy"}, "backend 'numpy' cannot reach them"),
+        ({"precision": "tf32"}, "precision is 'tf32', but X is float64"),
+        ({"device": 7}, "numbered 0 to 0 here"),
+        ({"device": 0, "backend": "numpy"}, "computes on the CPU"),
+        ({"device": -1}, "The 'device' parameter of MLPClassifier must be"),
+        ({"precision": "half"}, "The 'precision' parameter of MLPClassifier must be"),
+    ],
+    ids=str,
+)
+def test_an_estimator_refuses_what_the_device_cannot_do(options: dict[str, Any], message: str) -> None:
+    from numba import cuda
+
+    X, y = data()
+    model = fastbp.MLPClassifier((4,), **{"backend": "cuda", **options})
+    with pytest.raises((ValueError, TypeError), match=message):
+        model.fit(cuda.to_device(X.astype(np.float64)), y)
+    assert not hasattr(model, "coefs_")
+
+
+def test_an_estimator_refuses_bad_samples_on_the_device() -> None:
+    from numba import cuda
+
+    X, y = data()
+    model = fastbp.MLPClassifier((4,), backend="cuda")
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples"):
+        model.fit(cuda.to_device(X), y[:-1])
+    X[3, 2] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        model.fit(cuda.to_device(X), y)
+
+
 def test_samples_may_lie_on_the_device() -> None:
     from numba import cuda
 
