@@ -52,7 +52,7 @@ AXES: dict[str, tuple[Any, ...]] = {
     "hidden_layer_sizes": ((5,), (), (1,), (16, 9), (33, 8, 3)),
 }
 
-OWN = frozenset({"batch_norm", "dropout", "backend", "n_threads", "progress"})
+OWN = frozenset({"batch_norm", "dropout", "backend", "n_threads", "progress", "device", "precision"})
 """Parameters that scikit-learn's estimators do not have."""
 
 TOLERANCES = {"float64": 1e-9, "float32": 1e-3, "float64 lbfgs": 1e-6, "float32 lbfgs": 1e-3}

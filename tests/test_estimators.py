@@ -546,13 +546,15 @@ def test_an_epsilon_that_rounds_to_zero(batch_size: int, agree: Agree) -> None:
 def test_signature_and_tags(name: str) -> None:
     ours, theirs = getattr(fastbp, name), getattr(sklearn.neural_network, name)
     own, plain = (list(inspect.signature(cls).parameters.values()) for cls in (ours, theirs))
-    assert [(p.name, p.kind, p.default) for p in own[:-5]] == [(p.name, p.kind, p.default) for p in plain]
-    assert [(p.name, p.kind, p.default) for p in own[-5:]] == [
+    assert [(p.name, p.kind, p.default) for p in own[:-7]] == [(p.name, p.kind, p.default) for p in plain]
+    assert [(p.name, p.kind, p.default) for p in own[-7:]] == [
         ("batch_norm", inspect.Parameter.KEYWORD_ONLY, False),
         ("dropout", inspect.Parameter.KEYWORD_ONLY, None),
         ("backend", inspect.Parameter.KEYWORD_ONLY, "auto"),
         ("n_threads", inspect.Parameter.KEYWORD_ONLY, None),
         ("progress", inspect.Parameter.KEYWORD_ONLY, False),
+        ("device", inspect.Parameter.KEYWORD_ONLY, None),
+        ("precision", inspect.Parameter.KEYWORD_ONLY, None),
     ]
     assert ours().__sklearn_tags__() == theirs().__sklearn_tags__()
     public = {member for member in dir(theirs) if not member.startswith("_")}
