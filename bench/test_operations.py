@@ -14,11 +14,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import operation_checks
 import pytest
-from operation_checks import Options
 
 from fastbp import kernels
+from fastbp.bench.operations import Options, arguments_of, check_operation
 
 SHAPES = {"B1": (64, 32), "B32": (784, 128), "B64": (10, 64), "B200": (784, 100), "B256": (54, 128), "B128": (512, 512)}
 """Batch sizes and layers: online learning, digits in small and in scikit-learn's batches, tables, a deep network."""
@@ -40,8 +39,8 @@ def test_operation(benchmark: Any, case: str) -> None:
     n_in, n_out = map(int, layer.split("-"))
     options = replace(OPTIONS, batch=int(batch[1:]), inputs=n_in, outputs=n_out)
     backend, working = kernels.backend(name), np.dtype(DTYPES[dtype])
-    share = operation_checks.check_operation(backend, operation, working, options)
-    arguments = operation_checks.arguments_of(backend, operation, working, working, options)
+    share = check_operation(backend, operation, working, options)
+    arguments = arguments_of(backend, operation, working, working, options)
     benchmark.name = benchmark.fullname = case
     benchmark.extra_info["largest error, as a share of what is allowed"] = share
     benchmark(getattr(backend, operation), **arguments)

@@ -480,7 +480,7 @@ def test_buffers_too_small_for_the_plan_are_refused(backend: kernels.Backend, na
 
 @pytest.mark.parametrize("operation", kernels.OPERATIONS)
 def test_none_is_refused_for_every_array(backend: kernels.Backend, operation: str) -> None:
-    from operation_checks import _ARGUMENTS, Draws, Options
+    from fastbp.bench.operations import _ARGUMENTS, Draws, Options
 
     options = Options()
     for name in _ARGUMENTS[operation](Draws(options, "float64", "float64"), options, backend):

@@ -51,7 +51,7 @@ from llvmlite import binding
 features = {name: False for name in binding.get_host_cpu_features()}
 binding.get_host_cpu_features = lambda: features
 from fastbp.kernels import numba_vectors
-from operation_checks import Options, check_operation
+from fastbp.bench.operations import Options, check_operation
 from fastbp import kernels
 assert numba_vectors.VECTOR_BYTES == 16
 backend = kernels.backend("numba")

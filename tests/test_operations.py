@@ -14,10 +14,10 @@ from fastbp.kernels import Op
 from fastbp.kernels.reference.philox import philox
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operation_checks import Options, arguments_of, check_operation
 
 import fastbp
 from fastbp import kernels
+from fastbp.bench.operations import Options, arguments_of, check_operation
 
 DTYPES = ("float32", "float64")
 SIZES = (1, 2, 3, 7, 8, 9, 15, 16, 17, 23, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97, 127, 128, 129)

@@ -21,11 +21,11 @@ from fastbp.kernels import reference
 from fastbp.kernels.reference import backward, forward, rules
 from gradients import check_step
 from numpy.testing import assert_allclose
-from operation_checks import OUTPUTS, Options, check_operation, output_arrays
 from small_problem import CODES, X
 
 import fastbp
 from fastbp import kernels
+from fastbp.bench.operations import OUTPUTS, Options, check_operation, output_arrays
 
 UPDATING = (
     *(name for name in kernels.OPERATIONS if name.endswith("_step")),

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from operation_checks import Options, check_operation, run_operation
 from test_operations import ACTIVATIONS, DTYPES, KEPT, OPTIMIZERS, SHAPES
 
 from fastbp import kernels
+from fastbp.bench.operations import Options, check_operation, run_operation
 
 LARGE = ((257, 784, 129), (200, 1025, 1030))
 """Batch, inputs, outputs: more than a tile of each kind, with slices and, of the last, without."""

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from operation_checks import Options, check_operation, run_operation
 from test_contract import (  # noqa: F401 - run here for the backend of this folder
     test_backend_has_scratch_size,
     test_backend_packs_and_unpacks,
@@ -16,6 +15,7 @@ from test_contract import (  # noqa: F401 - run here for the backend of this fol
 from test_operations import ACTIVATIONS, DTYPES, KEPT, OPTIMIZERS
 
 from fastbp import kernels
+from fastbp.bench.operations import Options, check_operation, run_operation
 
 
 @pytest.fixture(params=["cuda"], scope="session")

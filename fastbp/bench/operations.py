@@ -1,7 +1,7 @@
-"""The value check of one operation: a backend's result on given shapes against the reference in float64.
+"""Every operation of the kernels on random arguments, and how far its result is from the reference's in float64.
 
-`check_operation` makes arguments of a dtype, lets the backend work on them, and the reference on the same numbers in
-float64. The sums' lengths follow from the shapes, the tolerances from the dtype.
+Arguments are made in a dtype, a backend works on them, and the reference on the same numbers in float64. The sums'
+lengths follow from the shapes, the tolerances from the dtype.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from fastbp.kernels import (
+from numpy.typing import NDArray
+
+from .. import kernels
+from ..kernels import (
     Activation,
     ActivationFunction,
     Backend,
@@ -21,12 +24,9 @@ from fastbp.kernels import (
     activation_function,
     step_table,
 )
-from numpy.typing import NDArray
-
-from fastbp import kernels
-from fastbp.layers import BatchNorm
-from fastbp.layout import Layout
-from fastbp.plan import Data, Plan, no_data, prediction_plan, run_buffers, training_plan
+from ..layers import BatchNorm
+from ..layout import Layout
+from ..plan import Data, Plan, no_data, prediction_plan, run_buffers, training_plan
 
 Array = NDArray[Any]
 
@@ -219,8 +219,67 @@ class Draws:
         return data, np.concatenate(indices, dtype=np.int32), indptr
 
 
-def check_operation(backend: Backend, name: str, dtype: Any, options: Options = Options()) -> float:
-    """Assert that an operation, called by hand, gives what the reference gives in float64.
+class WrongResult(AssertionError):
+    """An operation's result lies further from the reference than its tolerance."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where two results of an operation differ most, of all that it writes and returns.
+
+    Parameters
+    ----------
+    output : str
+        The name of the array, or ``"returned"``.
+    index : tuple of int
+        The element.
+    got, wanted : float
+    ulp : float
+        The difference in units of the last place of the array's largest element.
+    share : float
+        The same as a share of what is allowed.
+    """
+
+    output: str
+    index: tuple[int, ...]
+    got: float
+    wanted: float
+    ulp: float
+    share: float
+
+
+def largest_difference(got: dict[str, Array], wanted: dict[str, Array], dtype: Any, options: Options) -> Difference:
+    """Return where two results differ most, as a share of what is allowed.
+
+    Parameters
+    ----------
+    got, wanted : dict
+        As from `run_operation`. What is not a number is not equal to anything.
+    dtype : numpy.dtype
+        That of the arguments: its epsilon counts.
+    options : Options
+        What the operation was run on.
+    """
+    allowed = TOLERANCES[dtype.name] * max(1.0, (options.batch + options.inputs + options.outputs) / 16) ** 0.5
+    found = []
+    for output, expected in wanted.items():
+        error = np.atleast_1d(np.abs(np.subtract(got[output], expected, dtype=np.float64)))
+        # a loss may be 0 but for the clipping of probabilities at the dtype's epsilon; an order of one is 0; and a sum
+        # that stands alone may cancel, where an error is one of its terms, which are of order 1
+        least = 1.0 if output in ("returned", "losses", "order") or expected.size == 1 else np.finfo(float).tiny
+        largest = np.abs(expected).max(initial=least)
+        share = error / (allowed * np.atleast_1d(np.abs(expected) + largest))
+        if not error.size:
+            continue
+        index = np.unravel_index(np.argmax(share), share.shape)
+        pair = (float(np.atleast_1d(values[output])[index]) for values in (got, wanted))
+        ulp = float(error[index] / np.spacing(np.asarray(largest, dtype)))
+        found.append(Difference(output, tuple(map(int, index)), *pair, ulp, float(share[index])))
+    return max(found, key=lambda difference: np.inf if np.isnan(difference.share) else difference.share)
+
+
+def difference_from_reference(backend: Backend, name: str, dtype: Any, options: Options = Options()) -> Difference:
+    """Return where an operation, called by hand, is furthest from what the reference gives in float64.
 
     Parameters
     ----------
@@ -230,26 +289,28 @@ def check_operation(backend: Backend, name: str, dtype: Any, options: Options = 
     dtype : {"float32", "float64"}
     options : Options
         Shapes and modes.
-
-    Returns
-    -------
-    float
-        The largest error, as a share of what is allowed.
     """
     dtype = np.dtype(dtype)
     got = run_operation(backend, name, dtype, dtype, options)
     wanted = run_operation(kernels.backend("numpy"), name, dtype, np.dtype(np.float64), options)
-    tolerance = TOLERANCES[dtype.name] * max(1.0, (options.batch + options.inputs + options.outputs) / 16) ** 0.5
-    worst = 0.0
-    for output, expected in wanted.items():
-        error = np.abs(np.subtract(got[output], expected, dtype=np.float64))
-        # a loss may be 0 but for the clipping of probabilities at the dtype's epsilon; an order of one is 0; and a sum
-        # that stands alone may cancel, where an error is one of its terms, which are of order 1
-        least = 1.0 if output in ("returned", "losses", "order") or expected.size == 1 else np.finfo(float).tiny
-        share = error / (tolerance * (np.abs(expected) + np.abs(expected).max(initial=least)))
-        assert (share <= 1).all(), f"{name} of {backend!r}: {output} is off by {error.max()}, {share.max()} x allowed"
-        worst = max(worst, float(share.max(initial=0)))
-    return worst
+    return largest_difference(got, wanted, dtype, options)
+
+
+def check_operation(backend: Backend, name: str, dtype: Any, options: Options = Options()) -> float:
+    """Return the largest error of an operation, as a share of what is allowed; parameters as above.
+
+    Raises
+    ------
+    WrongResult
+        If it is more than that, or not a number.
+    """
+    worst = difference_from_reference(backend, name, dtype, options)
+    if not worst.share <= 1:
+        raise WrongResult(
+            f"{name} of {backend!r}: {worst.output} is off by {abs(worst.got - worst.wanted)} at {worst.index}, "
+            f"{worst.share} x allowed"
+        )
+    return worst.share
 
 
 def run_operation(backend: Backend, name: str, dtype: Any, working: Any, options: Options) -> dict[str, Array]:
