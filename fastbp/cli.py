@@ -1,4 +1,4 @@
-"""The command line: ``fastbp info | demo | train | predict | inspect``.
+"""The command line: ``fastbp info | demo | train | predict | inspect | compare``.
 
 What a command needs is imported when it runs: ``fastbp --help`` answers at once.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ examples:
   fastbp train iris.csv --target species               writes model.safetensors
   fastbp predict model.safetensors new.csv --out predictions.csv
   fastbp inspect model.safetensors
+  fastbp compare numba cython                          every operation: errors in ulp, times
   python -m fastbp script.py                           a scikit-learn script, accelerated
 """
 
@@ -40,6 +42,8 @@ _ACTIVATIONS = (
     "identity",
     "maxout",
 )
+
+_BACKENDS = ("auto", "cython", "numba", "numpy", "cuda")
 
 _Number = TypeVar("_Number", int, float)
 
@@ -58,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 2 for wrong usage or input, with one line on stderr that says what to do; 130 after Ctrl-C.
+        0; 1 where a comparison fails; 2 for wrong usage or input, with one line on stderr that says what to do; 130
+        after Ctrl-C.
     """
     parser = make_parser()
     with _warnings_in_one_line():
@@ -66,8 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             options = parser.parse_args(argv)
             if options.command is None:
                 parser.print_help()
+                code = 0
             else:
-                options.run(options)
+                code = options.run(options) or 0
             sys.stdout.flush()
         except SystemExit as end:  # argparse's own: --help, --version, wrong usage
             return end.code if isinstance(end.code, int) else FAILED
@@ -79,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (ValueError, OSError, ImportError) as error:
             print(f"fastbp: error: {_one_line(error)}", file=sys.stderr)
             return FAILED
-    return 0
+    return code
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -92,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fastbp {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="command", parser_class=_Parser)
-    for add in (_add_info, _add_demo, _add_train, _add_predict, _add_inspect):
+    for add in (_add_info, _add_demo, _add_train, _add_predict, _add_inspect, _add_compare):
         add(subparsers)
     return parser
 
@@ -199,10 +205,33 @@ def _add_inspect(subparsers: Any) -> None:
     parser.set_defaults(run=commands.inspect)
 
 
+def _add_compare(subparsers: Any) -> None:
+    text = (
+        "Run every operation on two backends: their largest errors from the float64 reference and from each other, in "
+        "units in the last place (ulp) of the array's largest element, then their times by turns, as the median of "
+        "paired ratios with its 99 % interval. 'faster' and 'slower' say of the second backend what noise alone could "
+        "not make. The exit code is 1 where a result is wrong, or slower than --fail-slower allows."
+    )
+    parser = subparsers.add_parser("compare", help="two backends, operation by operation", description=text)
+    for name in ("first", "second"):
+        parser.add_argument(name, choices=_BACKENDS, help="backend")
+    help_text = "operations to compare: linear_forward,linear_update (default: all)"
+    parser.add_argument("--operations", metavar="NAMES", type=_operations, help=help_text)
+    help_text = "of numbers: float32,float64 (default: both)"
+    parser.add_argument("--dtype", metavar="NAMES", type=_dtypes, default=("float32", "float64"), help=help_text)
+    help_text = "layers and mini-batches, like 784-128:32,10-64:64 (default: six of common networks)"
+    parser.add_argument("--shapes", metavar="I-O:B", type=_shapes, help=help_text)
+    help_text = "timings of each, at least 8 (default: %(default)s)"
+    parser.add_argument("--rounds", metavar="N", type=_rounds, default=15, help=help_text)
+    help_text = "exit with 1 where the second backend surely takes more than R times as long"
+    parser.add_argument("--fail-slower", metavar="R", type=_factor, help=help_text)
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write everything here, too")
+    parser.set_defaults(run=commands.compare)
+
+
 def _add_common(parser: Any) -> None:
     parser.add_argument("--seed", metavar="N", type=_seed, default=0, help="random state (default: %(default)s)")
-    backends = ("auto", "cython", "numba", "numpy", "cuda")
-    parser.add_argument("--backend", choices=backends, default="auto", help="what computes (default: %(default)s)")
+    parser.add_argument("--backend", choices=_BACKENDS, default="auto", help="what computes (default: %(default)s)")
 
 
 def _add_separator(parser: Any) -> None:
@@ -240,6 +269,41 @@ def _hidden(text: str) -> tuple[int, ...]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _rounds(text: str) -> int:
+    return _checked(text, int, lambda value: value >= 8, "a whole number of at least 8")
+
+
+def _factor(text: str) -> float:
+    return _checked(text, float, lambda value: 1 <= value < math.inf, "a number of at least 1")
+
+
+def _operations(text: str) -> tuple[str, ...]:
+    from .kernels import OPERATIONS
+
+    return _among(text, OPERATIONS)
+
+
+def _dtypes(text: str) -> tuple[str, ...]:
+    return _among(text, ("float32", "float64"))
+
+
+def _among(text: str, known: Sequence[str]) -> tuple[str, ...]:
+    names = _names(text)
+    wrong = [name for name in names if name not in known]
+    if wrong or not names:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted names among {', '.join(known)}")
+    return names
+
+
+def _shapes(text: str) -> tuple[tuple[int, int, int], ...]:
+    """Return (B, I, O) of each."""
+    found = [re.fullmatch(r"(\d+)-(\d+):(\d+)", part) for part in _names(text)]
+    shapes = tuple((int(m[3]), int(m[1]), int(m[2])) for m in found if m is not None)
+    if not found or len(shapes) < len(found) or 0 in {size for shape in shapes for size in shape}:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted inputs-outputs:batch, as in 784-128:32,10-64:64")
+    return shapes
 
 
 def _checked(text: str, kind: Callable[[str], _Number], is_valid: Callable[[_Number], bool], wanted: str) -> _Number:

@@ -322,3 +322,25 @@ def _listed(values: dict[str, Any]) -> str:
 
 def _write_csv(rows: Iterator[list[str]], stream: IO[str]) -> None:
     csv.writer(stream, lineterminator="\n").writerows(rows)
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Print what two backends make of every operation; return 1 where one is wrong or too slow."""
+    from . import cli, kernels
+    from .bench import show
+    from .bench.cases import SHAPES, Shape, cases
+    from .bench.comparison import compare
+    from .files import check_writable
+
+    if options.json is not None:
+        check_writable(options.json)
+    backends = [kernels.backend(name) for name in (options.first, options.second)]
+    shapes = SHAPES if options.shapes is None else [Shape(*shape) for shape in options.shapes]
+    chosen = cases(options.operations or kernels.OPERATIONS, options.dtype, shapes)
+    found = show.collect(compare(backends, chosen, options.rounds), len(chosen))
+    show.comparisons(found, [backend.name for backend in backends], options.fail_slower)
+    if options.json is not None:
+        show.write(found, options.json)
+    if len(found) < len(chosen):
+        return cli.INTERRUPTED
+    return 1 if show.failures(found, options.fail_slower) else 0

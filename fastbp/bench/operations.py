@@ -180,7 +180,7 @@ class Draws:
             "softplus": lambda z: np.log1p(np.exp(z)),
             "sign": np.sign,
         }
-        return self.cast(functions.get(name, lambda z: z)(z))
+        return self.cast(functions[name](z) if name in functions else z)
 
     def z(self, *shape: int) -> Array:
         """Return pre-activations, some of them 0."""
@@ -262,20 +262,23 @@ def largest_difference(got: dict[str, Array], wanted: dict[str, Array], dtype: A
     """
     allowed = TOLERANCES[dtype.name] * max(1.0, (options.batch + options.inputs + options.outputs) / 16) ** 0.5
     found = []
-    for output, expected in wanted.items():
-        error = np.atleast_1d(np.abs(np.subtract(got[output], expected, dtype=np.float64)))
+    for output, values in wanted.items():
+        expected = np.atleast_1d(np.asarray(values, np.float64))
+        error = np.abs(np.subtract(got[output], expected, dtype=np.float64))
         # a loss may be 0 but for the clipping of probabilities at the dtype's epsilon; an order of one is 0; and a sum
         # that stands alone may cancel, where an error is one of its terms, which are of order 1
         least = 1.0 if output in ("returned", "losses", "order") or expected.size == 1 else np.finfo(float).tiny
         largest = np.abs(expected).max(initial=least)
-        share = error / (allowed * np.atleast_1d(np.abs(expected) + largest))
+        share = error / (allowed * (np.abs(expected) + largest))
         if not error.size:
             continue
         index = np.unravel_index(np.argmax(share), share.shape)
-        pair = (float(np.atleast_1d(values[output])[index]) for values in (got, wanted))
-        ulp = float(error[index] / np.spacing(np.asarray(largest, dtype)))
-        found.append(Difference(output, tuple(map(int, index)), *pair, ulp, float(share[index])))
-    return max(found, key=lambda difference: np.inf if np.isnan(difference.share) else difference.share)
+        found_there, wanted_there = (float(np.atleast_1d(result[output])[index]) for result in (got, wanted))
+        with np.errstate(invalid="ignore"):  # of infinity there is no last place
+            ulp = float(error[index] / np.spacing(np.asarray(largest, dtype)))
+        found.append(Difference(output, tuple(map(int, index)), found_there, wanted_there, ulp, float(share[index])))
+    nothing = Difference("", (), 0.0, 0.0, 0.0, 0.0)
+    return max(found, key=lambda each: np.inf if np.isnan(each.share) else each.share, default=nothing)
 
 
 def difference_from_reference(backend: Backend, name: str, dtype: Any, options: Options = Options()) -> Difference:
