@@ -434,10 +434,11 @@ def output_classes(n, width, n_rows, a, classes, weight, delta):
         if not is_null(weight) or address_of(delta) != address_of(a):
             for here in range(r, n * pitch(a), pitch(a)):
                 store_whole(delta, here, weights * load_whole(a, here))
+        p_class = load_whole(p, 0)
+        store_whole(p, 0, weights * (p_class - 1))
         for sample in range(r, r + lanes(a)):
-            factor = 1.0 if is_null(weight) else load(weight, sample)
-            store(delta, int(load(classes, sample)) * pitch(a) + sample, factor * (load(p, sample - r) - 1))
-        total = losses_of(Loss.CROSS_ENTROPY, load_whole(p, 0), splat(1, a))
+            store(delta, int(load(classes, sample)) * pitch(a) + sample, load(p, sample - r))
+        total = losses_of(Loss.CROSS_ENTROPY, p_class, splat(1, a))
         result += sum_lanes(first_lanes(weights * total, n_rows - r, 0))
     return result
 

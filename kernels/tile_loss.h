@@ -131,9 +131,11 @@ static double output_classes(ptrdiff_t n, ptrdiff_t width, ptrdiff_t n_rows, con
         if (weight || delta != a)
             for (ptrdiff_t here = r; here < n * PITCH; here += PITCH)
                 store(delta_of + here, weights * load(a_of + here));
+        const vec p_class = load(p);
+        store(p, weights * (p_class - 1));
         for (ptrdiff_t sample = r; sample < r + LANES; sample++)
-            delta_of[(ptrdiff_t)class[sample] * PITCH + sample] = (weight ? weight_of[sample] : 1) * (p[sample - r] - 1);
-        sum += sum_lanes(first_lanes(weights * losses(CROSS_ENTROPY, load(p), splat(1)), n_rows - r, 0));
+            delta_of[(ptrdiff_t)class[sample] * PITCH + sample] = p[sample - r];
+        sum += sum_lanes(first_lanes(weights * losses(CROSS_ENTROPY, p_class, splat(1)), n_rows - r, 0));
     }
     return sum;
 }
