@@ -11,28 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
 
-
-@dataclass(frozen=True)
-class Ratio:
-    """How many times as fast a case became, and between which ratios noise alone could have put it."""
-
-    name: str
-    value: float
-    low: float
-    high: float
-
-    @property
-    def verdict(self) -> str:
-        if self.low > 1:
-            return "faster"
-        return "slower" if self.high < 1 else "same"
+from fastbp.bench.pairs import Ratio
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
@@ -49,14 +34,14 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
     return cases
 
 
-def compare(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> list[Ratio]:
-    """Return the ratios of the cases that both runs have."""
-    ratios = []
+def compare(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> dict[str, Ratio]:
+    """Return how many times as fast each case became that both runs have, and its noise band; the slowest first."""
+    ratios = {}
     for name in before.keys() & after.keys():
         old, new = before[name], after[name]
         low, high = old["q1"] / new["q3"], old["q3"] / new["q1"]
-        ratios.append(Ratio(name, old["median"] / new["median"], low, high))
-    return sorted(ratios, key=lambda ratio: ratio.value)
+        ratios[name] = Ratio(old["median"] / new["median"], low, high)
+    return dict(sorted(ratios.items(), key=lambda item: item[1].value))
 
 
 def main() -> None:
@@ -67,11 +52,11 @@ def main() -> None:
     options = parser.parse_args()
     ratios, console = compare(read(options.before), read(options.after)), Console()
     table = Table(Column("case", overflow="fold"), "times as fast", "noise band", "verdict")
-    for ratio in ratios:
+    for name, ratio in ratios.items():
         if options.all or ratio.verdict != "same":
-            table.add_row(ratio.name, f"{ratio.value:.2f}", f"{ratio.low:.2f} to {ratio.high:.2f}", ratio.verdict)
+            table.add_row(name, f"{ratio.value:.2f}", f"{ratio.low:.2f} to {ratio.high:.2f}", ratio.verdict)
     console.print(table)
-    counts = Counter(ratio.verdict for ratio in ratios)
+    counts = Counter(ratio.verdict for ratio in ratios.values())
     summary = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("faster", "same", "slower"))
     console.print(f"{len(ratios)} cases in both runs: {summary}")
 

@@ -188,7 +188,8 @@ class Trainer(Fixed):
 
     def _sync_last(self) -> None:
         if self._last is not None:
-            self._last.sync()
+            with on_device(self.device, self.precision):
+                self._last.sync()
             self._last = None
 
     def fit(
@@ -250,14 +251,14 @@ class Trainer(Fixed):
             )
         callbacks = _as_callbacks(callbacks, progress)
         on_the_way = self._checks_on_the_way(X) and not callbacks and validation_data is None
-        data = self._data(X, y, sample_weight, check=not on_the_way)
-        if class_weight is not None:
-            data["sample_weight"] = weigh_classes(class_weight, data, self.network.activations[-1].code)
-        validation = None if validation_data is None else self._data(*_as_pair(validation_data), None)
-        self._check_writeable()
         with ExitStack() as ends:
-            workspace = ends.enter_context(self._workspace())
             ends.enter_context(on_device(self.device, self.precision))
+            data = self._data(X, y, sample_weight, check=not on_the_way)
+            if class_weight is not None:
+                data["sample_weight"] = weigh_classes(class_weight, data, self.network.activations[-1].code)
+            validation = None if validation_data is None else self._data(*_as_pair(validation_data), None)
+            self._check_writeable()
+            workspace = ends.enter_context(self._workspace())
             if callbacks or on_the_way:  # they look at the moments; a run that is given up finds them as they were
                 self._sync_last()
             if self.n_steps == 0 and self.average.size:

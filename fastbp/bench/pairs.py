@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -66,5 +67,5 @@ def ratio_of(times: Sequence[tuple[float, float]]) -> Ratio:
 
     ratios = [first / second for first, second in times]
     interval = quantile_test(ratios, q=1, p=0.5).confidence_interval(0.99)
-    low, high = (end if end == end else default for end, default in zip(interval, (0.0, float("inf")), strict=True))
-    return Ratio(statistics.median(ratios), float(low), float(high))
+    low, high = float(interval.low), float(interval.high)
+    return Ratio(statistics.median(ratios), 0.0 if math.isnan(low) else low, math.inf if math.isnan(high) else high)

@@ -87,7 +87,7 @@ class Session:
         """Make room for mini-batches of so many samples."""
         if batch_size == self.batch_size:
             return
-        self.batch_size, self.graph = batch_size, None
+        self.batch_size, self.graph = 0, None  # until there is room: a run that finds none may be tried again
         self.rows, self.work_size = placed_work(self.placement.rows, batch_size)
         self.walks = not self.precision and walks(self.rows, self.work_size, self.dtype, batch_size)
         if self.walks:
@@ -95,6 +95,7 @@ class Session:
             self.tables = cuda.to_device(whole), cuda.to_device(real)
         self.work = zeros(1 if self.walks else self.work_size, self.dtype)
         self.sums, self.squares = zeros(batch_size, np.float64), zeros(self.squares.size, np.float64)
+        self.batch_size = batch_size
 
     def load(self, buffers: Buffers) -> None:
         """Copy a run's samples to the device; dense ones for which it has no room come in chunks, in their turn."""

@@ -257,6 +257,73 @@ def test_a_device_that_is_full_says_so_and_a_smaller_fit_works(monkeypatch: pyte
     assert (net.parameters != before).any()
 
 
+def test_a_fit_that_found_no_room_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it works in is made anew, for it has more samples than the fit before."""
+    from fastbp.kernels.numba_cuda import runs
+
+    X, y = data()
+    trainers = []
+    for _ in range(2):
+        net = fastbp.Network(SIZES, dtype="float32", random_state=0)
+        trainers.append(fastbp.Trainer(net, backend="cuda", batch_size="full", random_state=0))
+        trainers[-1].fit(X[:4], y[:4], shuffle=False)
+    unlucky, lucky = trainers
+
+    def full(*arguments: Any) -> Any:
+        raise MemoryError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "zeros", full)
+        with pytest.raises(MemoryError, match="no room"):
+            unlucky.fit(X, y, shuffle=False)
+    for trainer in trainers:
+        trainer.fit(X, y, shuffle=False)
+    np.testing.assert_array_equal(unlucky.network.parameters, lucky.network.parameters)
+
+
+def test_all_work_on_the_device_is_on_the_one_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    import contextlib
+
+    from fastbp.kernels import numba_cuda
+    from fastbp.kernels.numba_cuda import foreign, runs
+    from numba import cuda
+
+    chosen: list[int | None] = []
+    seen: list[str] = []
+    original = numba_cuda.on_device
+
+    @contextlib.contextmanager
+    def on_device(number: int | None = None, precision: str = "") -> Any:
+        chosen.append(number)
+        with original(number, precision):
+            yield
+        chosen.pop()
+
+    def watched(owner: Any, name: str) -> None:
+        function = getattr(owner, name)
+
+        def watch(*arguments: Any, **options: Any) -> Any:
+            seen.append(name)
+            assert chosen[-1:] == [0], name
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, watch)
+
+    monkeypatch.setattr(numba_cuda, "on_device", on_device)
+    watched(foreign, "is_finite")
+    watched(runs.Session, "train")
+    watched(runs.Session, "carry")
+    X, y = data()
+    net = fastbp.Network(SIZES, dtype="float32", random_state=0)
+    trainer = fastbp.Trainer(net, backend="cuda", batch_size=4, device=0)
+    trainer.fit(cuda.to_device(X), y)
+    seen.clear()
+    assert trainer.m.any()
+    assert seen == ["carry"]
+    trainer.fit(cuda.to_device(X), y)
+    assert {"is_finite", "train", "carry"} <= set(seen)
+
+
 def test_a_precision_is_asked_for_by_name() -> None:
     net = fastbp.Network(SIZES, dtype="float32", random_state=0)
     with pytest.raises(ValueError, match="precision is 'half'; choose one of 'tf32'"):
